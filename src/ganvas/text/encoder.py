@@ -1,0 +1,62 @@
+"""What every text encoder offers: captions in, sentence, words and mask out."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+
+class Text(NamedTuple):
+    """Encoded captions."""
+
+    sentence: Tensor
+    """``(B, D_sentence)``"""
+    words: Tensor
+    """``(B, T, D_words)``; zero on padding."""
+    mask: Tensor
+    """``(B, T)``, bool: True on real words."""
+
+    def rows(self, index: Tensor | slice) -> Text:
+        """The captions at ``index``."""
+        return Text(self.sentence[index], self.words[index], self.mask[index])
+
+    def to(self, device: torch.device) -> Text:
+        """The same, on another device."""
+        return Text(*(part.to(device, non_blocking=True) for part in self))
+
+
+class TextEncoder(nn.Module, ABC):
+    """A text encoder: a module that also knows how to turn strings into its own token ids.
+
+    Attributes:
+        sentence_dim: width of the sentence vector.
+        word_dim: width of a word vector.
+    """
+
+    sentence_dim: int
+    word_dim: int
+
+    @abstractmethod
+    def tokenize(self, captions: Sequence[str]) -> Tensor:
+        """Token ids ``(B, L)``, long, on the CPU; 0 is padding. Too long captions are truncated."""
+
+    @abstractmethod
+    def forward(self, tokens: Tensor) -> Text:
+        """Encode token ids ``(B, L)`` as ``tokenize`` makes them."""
+
+    @abstractmethod
+    def files(self) -> dict[str, str]:
+        """What a model folder must hold, besides weights, to make this encoder again: file name to text.
+
+        An encoder with a vocabulary gives ``{"tokenizer.json": ...}``; one without gives nothing.
+        """
+
+    def encode(self, captions: Sequence[str]) -> Text:
+        """Strings to ``Text``, on the device of the encoder."""
+        device = next(self.parameters()).device
+        encoded: Text = self(self.tokenize(captions).to(device))
+        return encoded
