@@ -7,7 +7,7 @@ from difflib import get_close_matches
 
 
 class GanvasError(ValueError):
-    """A mistake in what the user gave. The command line prints its text as one line and exits with status 2."""
+    """A mistake in what the user gave. The command line prints one line and exits with status 2."""
 
     exit_status = 2
 

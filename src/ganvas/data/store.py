@@ -242,7 +242,7 @@ class StoreWriter:
             csv.writer(file).writerows([("id", "reason"), *self._rejected])
         info = StoreInfo(
             size=self._size,
-            splits={name: columns["split"].count(name) for name in SPLITS},
+            splits={name: sum(r.split == name for r in self._records) for name in SPLITS},
             num_captions=sum(len(r.captions) for r in self._records),
             num_classes=len({r.label for r in self._records if r.label is not None}),
             fingerprint=self._digest.hexdigest(),
@@ -261,9 +261,7 @@ class StoreWriter:
         """Fill the room kept at the front of ``images.npy``, now that the number of images is known."""
         header = io.BytesIO()
         shape = (len(self._records), self._size, self._size, 3)
-        np.lib.format.write_array_header_1_0(
-            header, {"descr": "|u1", "fortran_order": False, "shape": shape}
-        )
+        np.lib.format.write_array_header_1_0(header, {"descr": "|u1", "fortran_order": False, "shape": shape})
         assert len(header.getvalue()) == _HEADER_BYTES
         self._pixels.seek(0)
         self._pixels.write(header.getvalue())
