@@ -1,1 +1,1 @@
-"""layers"""
+"""Building blocks that several systems share."""

@@ -1,0 +1,275 @@
+"""The feed: a prepared store to training batches.
+
+What a batch holds depends on nothing but the seed, the step and the rank, so a resumed run sees the batches of an
+undisturbed one, and ranks never share an image within an epoch. Bytes are gathered from the memory map by
+threads, a few steps ahead; cropping, flipping and scaling happen on the device, for the whole batch at once.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ganvas.data.store import Store, caption_table
+from ganvas.errors import GanvasError
+
+Indices = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True, kw_only=True)
+class FeedSettings:
+    """How batches are drawn."""
+
+    batch_size: int
+    """B, images a batch on each rank."""
+    image_size: int
+    """Side of the images in a batch, pixels; a store of larger images is cropped at random."""
+    flip: float = 0.5
+    """Probability of a horizontal flip."""
+    captions: int = 1
+    """Captions drawn for each image."""
+    replacement: bool = False
+    """Captions of one image may repeat within a draw; they do where an image has too few."""
+    balanced: bool = False
+    """Draw the class first, then an image within it, instead of every image once an epoch."""
+    mismatch: Literal["class", "image"] = "class"
+    """A mismatched pair comes from another class (images without one count as their own), or from any other
+    image."""
+    wrong_images: bool = False
+    """Gather the mismatched images too, not only their captions."""
+    seed: int = 0
+    rank: int = 0
+    num_ranks: int = 1
+    num_threads: int = 1
+    """Threads that gather images."""
+    ahead: int = 2
+    """Batches gathered ahead of the one in use."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class FeedBatch:
+    """One batch; on the host its images are uint8 ``(B, S, S, 3)``, see ``on_device``."""
+
+    images: Tensor
+    """``(B, 3, S, S)`` in [-1, 1] on the device, channels_last."""
+    captions: Tensor
+    """``(B, n)``: which captions, as numbers in ``Feed.captions``."""
+    wrong_captions: Tensor
+    """``(B, n)``: captions of the mismatched images."""
+    rows: Tensor
+    """``(B,)``: rows of the store."""
+    wrong_rows: Tensor
+    """``(B,)``: rows of the mismatched images."""
+    labels: Tensor
+    """``(B,)``: class numbers."""
+    wrong_images: Tensor | None = None
+    """As ``images``, where asked for."""
+    crops: Tensor
+    """``(2, B, 2)``: top and left of the crops, of images and of wrong images."""
+    flips: Tensor
+    """``(2, B)``, bool."""
+
+
+class Feed:
+    """Endless batches of one split.
+
+    Attributes:
+        captions: all captions of the split; batches refer to them by number.
+
+    Args:
+        store: a prepared store.
+        split: ``train``, ``val`` or ``test``.
+        settings: how to draw.
+
+    Raises:
+        GanvasError: the split cannot serve such batches.
+    """
+
+    def __init__(self, store: Store, split: str, settings: FeedSettings) -> None:
+        self.store, self.settings = store, settings
+        if settings.image_size > store.info.size:
+            raise GanvasError(
+                f"{store.path}: holds images of {store.info.size} px, but {settings.image_size} px are asked for;"
+                f" prepare it with --size {settings.image_size}"
+            )
+        self.rows = store.rows(split)
+        self.captions, starts = caption_table([store.captions[row] for row in self.rows])
+        self._first, self._count = starts[:-1], np.diff(starts)
+        self._labels = _class_numbers([store.labels[row] for row in self.rows])
+        key = self._labels if settings.mismatch == "class" else np.arange(len(self.rows))
+        self._others = _Others(key)
+        if self._others.num_groups < 2:
+            what = "class" if settings.mismatch == "class" else "image"
+            raise GanvasError(
+                f"{store.path}: split '{split}' has a single {what}, so no mismatched pair can be drawn"
+            )
+        self._by_class = _Others(self._labels)
+        self._permutations: dict[int, Indices] = {}
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def batch(self, step: int) -> FeedBatch:
+        """The batch of ``step`` on this rank, on the host: pinned where a GPU is at hand."""
+        s = self.settings
+        rng = np.random.default_rng([s.seed, step, s.rank])
+        index = self._by_class.balanced(rng, s.batch_size) if s.balanced else self._epoch_slice(step)
+        wrong = self._others.draw(rng, index)
+        spare = self.store.info.size - s.image_size
+        captions, wrong_captions = self._draw_captions(rng, index), self._draw_captions(rng, wrong)
+        crops = rng.integers(0, spare + 1, (2, s.batch_size, 2))
+        flips = rng.random((2, s.batch_size)) < s.flip
+        return FeedBatch(
+            images=self._gather(index),
+            wrong_images=self._gather(wrong) if s.wrong_images else None,
+            captions=torch.from_numpy(captions),
+            wrong_captions=torch.from_numpy(wrong_captions),
+            rows=torch.from_numpy(self.rows[index]),
+            wrong_rows=torch.from_numpy(self.rows[wrong]),
+            labels=torch.from_numpy(self._labels[index]),
+            crops=torch.from_numpy(crops),
+            flips=torch.from_numpy(flips),
+        )
+
+    def batches(self, first_step: int, device: torch.device) -> Iterator[FeedBatch]:
+        """Batches from ``first_step`` on, for ever, on ``device``, gathered ahead by threads."""
+        pool = ThreadPoolExecutor(self.settings.num_threads, thread_name_prefix="feed")
+        waiting: deque[Future[FeedBatch]] = deque()
+        step = first_step
+        try:
+            while True:
+                while len(waiting) <= self.settings.ahead:
+                    waiting.append(pool.submit(self.batch, step))
+                    step += 1
+                yield on_device(waiting.popleft().result(), device, self.settings.image_size)
+        finally:
+            pool.shutdown(wait=True, cancel_futures=True)
+
+    def _epoch_slice(self, step: int) -> Indices:
+        """Positions of this rank's share of the step, from one permutation an epoch."""
+        s, count = self.settings, len(self.rows)
+        first = (step * s.num_ranks + s.rank) * s.batch_size
+        places = np.arange(first, first + s.batch_size)
+        epochs = places // count
+        index = np.empty(s.batch_size, dtype=np.int64)
+        for epoch in np.unique(epochs).tolist():
+            here = epochs == epoch
+            index[here] = self._permutation(epoch)[places[here] % count]
+        return index
+
+    def _permutation(self, epoch: int) -> Indices:
+        """The order of one epoch; the last few are kept."""
+        kept = self._permutations
+        if epoch not in kept:
+            order = np.random.default_rng([self.settings.seed, epoch]).permutation(len(self.rows))
+            kept = {e: p for e, p in kept.items() if e > epoch - 3}
+            self._permutations = {**kept, epoch: order}
+            return order
+        return kept[epoch]
+
+    def _draw_captions(self, rng: np.random.Generator, index: Indices) -> Indices:
+        """``(B, n)`` numbers of captions of the images at ``index``."""
+        first, count = self._first[index, None], self._count[index, None]
+        num = self.settings.captions
+        drawn = (rng.random((len(index), num)) * count).astype(np.int64)
+        if num > 1 and not self.settings.replacement:
+            most = int(count.max())
+            keys = np.where(np.arange(most) < count, rng.random((len(index), most)), 2.0)
+            order = np.argsort(keys, axis=1)[:, :num]  # distinct captions, in random order
+            enough = np.arange(order.shape[1]) < count
+            drawn[:, : order.shape[1]] = np.where(enough, order, drawn[:, : order.shape[1]])
+        return first + drawn
+
+    def _gather(self, index: Indices) -> Tensor:
+        """Images of the positions ``index``, uint8 ``(B, S, S, 3)``."""
+        size = self.store.info.size
+        images = torch.empty(len(index), size, size, 3, dtype=torch.uint8, pin_memory=torch.cuda.is_available())
+        np.take(self.store.images, self.rows[index], axis=0, out=images.numpy(), mode="clip")
+        return images
+
+
+class _Others:
+    """Rows in groups, arranged so that a row of another group is drawn without trying twice."""
+
+    def __init__(self, groups: Indices) -> None:
+        self._order = np.argsort(groups, kind="stable")
+        _, inverse, counts = np.unique(groups, return_inverse=True, return_counts=True)
+        self.num_groups = len(counts)
+        ends = np.cumsum(counts)
+        self._begins, self._counts = ends - counts, counts
+        self._begin, self._size = self._begins[inverse], counts[inverse]
+
+    def draw(self, rng: np.random.Generator, index: Indices) -> Indices:
+        """For each row of ``index``, a row of another group, uniformly."""
+        begin, size = self._begin[index], self._size[index]
+        place = (rng.random(len(index)) * (len(self._order) - size)).astype(np.int64)
+        return self._order[np.where(place < begin, place, place + size)]
+
+    def balanced(self, rng: np.random.Generator, num: int) -> Indices:
+        """``num`` rows: a group uniformly, then a row within it uniformly."""
+        group = rng.integers(0, self.num_groups, num)
+        inside = (rng.random(num) * self._counts[group]).astype(np.int64)
+        return self._order[self._begins[group] + inside]
+
+
+def _class_numbers(labels: Sequence[str | None]) -> Indices:
+    """Classes as numbers in order of name; an image without a class is a class of its own."""
+    known = {label: i for i, label in enumerate(sorted({label for label in labels if label is not None}))}
+    numbers = [known[label] if label is not None else len(known) + i for i, label in enumerate(labels)]
+    return np.asarray(numbers, dtype=np.int64)
+
+
+def on_device(batch: FeedBatch, device: torch.device, image_size: int) -> FeedBatch:
+    """A host batch moved to ``device`` with its images cropped, flipped and scaled to [-1, 1]."""
+    moved = {
+        name: value.to(device, non_blocking=True)
+        for name, value in vars(batch).items()
+        if isinstance(value, Tensor)
+    }
+    crops, flips = moved["crops"], moved["flips"]
+    moved["images"] = augment(moved["images"], crops[0], flips[0], image_size)
+    if "wrong_images" in moved:
+        moved["wrong_images"] = augment(moved["wrong_images"], crops[1], flips[1], image_size)
+    return replace(batch, **moved)
+
+
+def augment(images: Tensor, crops: Tensor, flips: Tensor, size: int) -> Tensor:
+    """Crop, flip and scale a batch at once.
+
+    Args:
+        images: uint8 ``(B, S, S, 3)``.
+        crops: ``(B, 2)``, top and left of each crop.
+        flips: ``(B,)``, bool: mirrored left to right.
+        size: side of the crops.
+
+    Returns:
+        ``(B, 3, size, size)`` in [-1, 1], float32, channels_last in memory.
+    """
+    span = torch.arange(size, device=images.device)
+    columns = torch.where(flips[:, None], span.flip(0), span) + crops[:, 1:]  # (B, size)
+    lines = crops[:, :1] + span  # (B, size)
+    each = torch.arange(len(images), device=images.device)
+    cut = images[each[:, None, None], lines[:, :, None], columns[:, None, :]]  # (B, size, size, 3)
+    return cut.permute(0, 3, 1, 2).float().div_(127.5).sub_(1)
+
+
+def pyramid(images: Tensor, sizes: Sequence[int]) -> list[Tensor]:
+    """Images at several sizes, by antialiased bilinear scaling.
+
+    Args:
+        images: ``(B, 3, S, S)``.
+        sizes: sides in pixels, any order; S itself costs nothing.
+    """
+    return [
+        images if size == images.shape[-1] else F.interpolate(images, size=size, mode="bilinear", antialias=True)
+        for size in sizes
+    ]

@@ -1,0 +1,313 @@
+"""Recipes: a system, its data and its settings, read from YAML and checked.
+
+A recipe that ships is named (``gan-int-cls-emoji``); any other is a path to a YAML file. ``base: NAME`` starts
+from another recipe. Overrides on the command line are ``dotted.key=value``. A recipe resolves to one frozen
+``Recipe``, which is saved with the run.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields, is_dataclass
+from functools import cache
+from importlib.resources import files
+from pathlib import Path
+from typing import Any, Literal, cast, get_args, get_origin, get_type_hints
+
+import yaml
+from pydantic import TypeAdapter, ValidationError
+
+from ganvas.errors import GanvasError, did_you_mean
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataSettings:
+    """Which prepared data, and how batches are drawn from them."""
+
+    set: str = "emoji"
+    """Name of the data set, as ``ganvas data prepare`` knows it."""
+    image_size: int = 64
+    """Side of the images that the system sees and generates, pixels: 16 to 256, a power of two."""
+    stored_size: int | None = None
+    """Side of the prepared images, where larger: a random crop is taken (76 for 64 in the papers)."""
+    options: dict[str, str] = field(default_factory=dict)
+    """Further options of ``ganvas data prepare``, such as ``language``."""
+    flip: float = 0.5
+    """Probability of a horizontal flip, 0 to 1."""
+    captions: int = 1
+    """Captions of an image whose sentence vectors are averaged (GAN-INT-CLS: 4 for CUB, 3 for COCO)."""
+    replacement: bool = False
+    """Those captions may repeat."""
+    balanced: bool = False
+    """Draw the class first, then an image within it."""
+    mismatch: Literal["class", "image"] = "class"
+    """Mismatched pairs come from another class, or from any other image."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingSettings:
+    """How long, how fast, and what is written meanwhile."""
+
+    images: dict[str, int]
+    """Budget of each phase in images seen, by the phase's name; 0 leaves the phase out."""
+    batch_size: int = 64
+    """Images a step, over all ranks."""
+    seed: int = 0
+    device: str = "auto"
+    """``auto``, ``cpu``, ``cuda`` or ``mps``."""
+    num_devices: int = 1
+    """Processes, one device each."""
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    """``auto`` is bfloat16 where the device computes with it faster."""
+    channels_last: bool = True
+    """Memory layout of images and convolutions."""
+    compile: bool = False
+    """``torch.compile`` the networks; worth a try on a GPU, slower on a CPU."""
+    ema_half_life: int = 10_000
+    """Half-life of the generator's moving average, images; 0 turns averaging off."""
+    log_every: int = 20
+    """Steps between rows of the log."""
+    sample_every: int = 20_000
+    """Images between sample sheets; 0 is none."""
+    samples: int = 8
+    """Captions on a sample sheet."""
+    save_every: int = 20_000
+    """Images between checkpoints; one is always written at the end of a phase."""
+    keep: int = 2
+    """Checkpoints kept; older ones are removed."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """Everything that a run is made from."""
+
+    name: str
+    about: str
+    """One sentence for people."""
+    system: str
+    data: DataSettings
+    text: Any
+    """Settings of a text encoder: one of those that ``ganvas.text`` knows."""
+    settings: Any
+    """Settings of the system."""
+    training: TrainingSettings
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, as in the YAML file."""
+        return asdict(self)
+
+    def to_yaml(self) -> str:
+        """The whole resolved recipe as YAML."""
+        plain = json.loads(json.dumps(self.to_dict()))
+        return cast(str, yaml.safe_dump(plain, sort_keys=False, allow_unicode=True))
+
+
+def recipes() -> dict[str, str]:
+    """The recipes that ship: name to one sentence about it."""
+    return {name: _read_shipped(name).get("about", "") for name in _shipped()}
+
+
+@cache
+def _shipped() -> tuple[str, ...]:
+    names = (entry.name for entry in files("ganvas.recipes").iterdir())
+    return tuple(sorted(name.removesuffix(".yaml") for name in names if name.endswith(".yaml")))
+
+
+def _read_shipped(name: str) -> dict[str, Any]:
+    return _parse((files("ganvas.recipes") / f"{name}.yaml").read_text(encoding="utf-8"), name)
+
+
+def load_recipe(source: str | Path, overrides: Sequence[str] = ()) -> Recipe:
+    """Read and check a recipe.
+
+    Args:
+        source: the name of a recipe that ships, or a path to a YAML file.
+        overrides: ``dotted.key=value`` each; values are YAML.
+
+    Raises:
+        GanvasError: no such recipe, an unknown key, a wrong type, an impossible combination; one line that names
+            the key, the value, and the nearest right spelling.
+    """
+    tree = _read(source, seen=())
+    for override in overrides:
+        _apply(tree, override)
+    return resolve(tree)
+
+
+def _read(source: str | Path, seen: tuple[str, ...]) -> dict[str, Any]:
+    """The tree of a recipe with its bases merged in."""
+    name = str(source)
+    if name in seen:
+        raise GanvasError(f"recipe {name}: its bases go round in a circle ({' -> '.join([*seen, name])})")
+    if name in _shipped():
+        tree = {"name": name, **_read_shipped(name)}
+    else:
+        tree = _read_file(Path(source))
+    base = tree.pop("base", None)
+    if base is None:
+        return tree
+    if not isinstance(base, str):
+        raise GanvasError(f"recipe {name}: base: {base!r} is not the name of a recipe")
+    if base not in _shipped() and not Path(base).is_absolute():
+        base = str(Path(source).parent / base)
+    return _merge(_read(base, (*seen, name)), tree)
+
+
+def _read_file(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        if path.suffix in (".yaml", ".yml") or len(path.parts) > 1:
+            raise GanvasError(f"recipe {path}: no such file")
+        raise GanvasError(f"no recipe '{path}'; {did_you_mean(str(path), _shipped())}")
+    if path.stat().st_size > 1_000_000:
+        raise GanvasError(f"recipe {path}: larger than 1 MB, so it is no recipe")
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise GanvasError(f"recipe {path}: cannot be read ({error})") from None
+    return {"name": path.stem, **_parse(text, str(path))}
+
+
+def _parse(text: str, name: str) -> dict[str, Any]:
+    try:
+        tree = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise GanvasError(f"recipe {name}: is no YAML ({' '.join(str(error).split())})") from None
+    if not isinstance(tree, dict):
+        raise GanvasError(f"recipe {name}: must be a mapping with the keys {', '.join(_keys(Recipe))}")
+    return tree
+
+
+def _merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    """``over`` on top of ``base``, key by key."""
+    merged = dict(base)
+    for key, value in over.items():
+        below = merged.get(key)
+        other_encoder = isinstance(value, Mapping) and "encoder" in value
+        nested = isinstance(below, Mapping) and isinstance(value, Mapping) and not other_encoder
+        merged[key] = _merge(below, value) if nested else value
+    return merged
+
+
+def _apply(tree: dict[str, Any], override: str) -> None:
+    """Set one ``dotted.key=value`` in ``tree``."""
+    dotted, equals, text = override.partition("=")
+    if not equals or not dotted:
+        raise GanvasError(f"'{override}' is no override; write key=value, such as training.batch_size=32")
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError:
+        raise GanvasError(f"{dotted}: '{text}' is no YAML value; quote it") from None
+    *path, last = dotted.split(".")
+    place: Any = tree
+    for key in path:
+        place = place.setdefault(key, {})
+        if not isinstance(place, dict):
+            raise GanvasError(f"{dotted}: '{key}' holds a value, not further keys")
+    place[last] = value
+
+
+def resolve(tree: Mapping[str, Any]) -> Recipe:
+    """Check a whole tree of plain values and make the ``Recipe``."""
+    from ganvas.systems import find
+    from ganvas.text import text_settings
+
+    name = tree.get("name", "recipe")
+    _refuse_unknown(tree, _keys(Recipe), "")
+    system = tree.get("system")
+    if not isinstance(system, str):
+        raise GanvasError(f"recipe {name}: system: is missing; name one, such as gan-int-cls")
+    entry = find(system)
+    recipe = Recipe(
+        name=_check(str, name, "name"),
+        about=_check(str, tree.get("about", ""), "about"),
+        system=system,
+        data=_check(DataSettings, tree.get("data", {}), "data"),
+        text=_check(text_settings(_mapping(tree, "text").get("encoder")), tree["text"], "text"),
+        settings=_check(entry.settings, tree.get("settings") or {}, "settings"),
+        training=_check(TrainingSettings, tree.get("training", {}), "training"),
+    )
+    _check_ranges(recipe)
+    return recipe
+
+
+def _mapping(tree: Mapping[str, Any], key: str) -> Mapping[str, Any]:
+    value = tree.get(key)
+    if not isinstance(value, Mapping):
+        raise GanvasError(f"{key}: {'is missing' if value is None else f'{value!r} is no mapping'}")
+    return value
+
+
+def _keys(kind: type[Any]) -> list[str]:
+    return [f.name for f in fields(kind)]
+
+
+def _refuse_unknown(tree: Mapping[Any, Any], known: Sequence[str], where: str) -> None:
+    for key, value in tree.items():
+        if key not in known:
+            raise GanvasError(f"unknown key '{where}{key}' (value {value!r}); {did_you_mean(str(key), known)}")
+
+
+def _check(kind: Any, value: Any, where: str) -> Any:
+    """``value`` as an instance of ``kind``: unknown keys first, then types."""
+    if is_dataclass(kind):
+        _walk(cast(type[Any], kind), value, where)
+    try:
+        return TypeAdapter(kind).validate_json(json.dumps(value), strict=True)
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join([where, *(str(part) for part in first["loc"])])
+        given = "" if first["type"] == "missing" else f", not {first['input']!r}"
+        raise GanvasError(f"{key}: {_in_words(first)}{given}") from None
+    except (TypeError, ValueError):
+        raise GanvasError(f"{where}: {value!r} is no plain value") from None
+
+
+def _in_words(problem: Any) -> str:
+    text: str = problem["msg"]
+    if problem["type"] == "missing":
+        return "is missing"
+    return text[0].lower() + text[1:].replace("Input should be", "should be").removeprefix("nput ")
+
+
+def _walk(kind: type[Any], tree: Any, where: str) -> None:
+    """Refuse keys that a tree of dataclasses does not have."""
+    if not isinstance(tree, Mapping):
+        raise GanvasError(f"{where}: {tree!r} is no mapping; known keys: {', '.join(_keys(kind))}")
+    _refuse_unknown(tree, _keys(kind), f"{where}.")
+    hints = get_type_hints(kind)
+    for key, value in tree.items():
+        for inner in (hints[key], *(get_args(hints[key]) if get_origin(hints[key]) is not dict else ())):
+            if isinstance(inner, type) and is_dataclass(inner):
+                _walk(inner, value, f"{where}.{key}")
+
+
+def _check_ranges(recipe: Recipe) -> None:
+    """What types cannot say."""
+    data, training = recipe.data, recipe.training
+    sizes = (16, 32, 64, 128, 256)
+    rules: list[tuple[bool, str, Any, str]] = [
+        (data.image_size in sizes, "data.image_size", data.image_size, f"should be one of {sizes}"),
+        (0 <= data.flip <= 1, "data.flip", data.flip, "should be between 0 and 1"),
+        (data.captions >= 1, "data.captions", data.captions, "should be at least 1"),
+        (training.batch_size >= 2, "training.batch_size", training.batch_size, "should be at least 2"),
+        (training.num_devices >= 1, "training.num_devices", training.num_devices, "should be at least 1"),
+        (training.keep >= 1, "training.keep", training.keep, "should be at least 1"),
+        (training.log_every >= 1, "training.log_every", training.log_every, "should be at least 1"),
+        (training.save_every >= 1, "training.save_every", training.save_every, "should be at least 1"),
+        (
+            training.batch_size % training.num_devices == 0,
+            "training.batch_size",
+            training.batch_size,
+            f"should be a multiple of training.num_devices ({training.num_devices})",
+        ),
+        (
+            data.stored_size is None or data.stored_size >= data.image_size,
+            "data.stored_size",
+            data.stored_size,
+            f"should be at least data.image_size ({data.image_size})",
+        ),
+    ]
+    for holds, key, value, rule in rules:
+        if not holds:
+            raise GanvasError(f"{key}: {rule}, not {value!r}")
