@@ -1,0 +1,190 @@
+"""The character encoder of GAN-INT-CLS and StackGAN: convolutions over characters, then a recurrent network.
+
+Reed et al., Learning Deep Representations of Fine-grained Visual Descriptions (CVPR 2016), as the release of
+Generative Adversarial Text to Image Synthesis (ICML 2016) uses it. Deviations, each with its switch:
+
+- captions are lower-cased first (``lower_case``), where the release drops every upper-case letter;
+- the 18 recurrent states are also offered as words, though the systems of the time use the sentence alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ganvas.errors import GanvasError
+from ganvas.text.encoder import Text, TextEncoder
+
+ALPHABET = "abcdefghijklmnopqrstuvwxyz0123456789-,;.!?:'\"/\\|_@#$%^&*~`+-=<>()[]{} "
+_FIELD = 48  # characters that one recurrent step sees
+_STRIDE = 9  # characters from one recurrent step to the next
+
+
+@dataclass(frozen=True, kw_only=True)
+class CharCnnRnnSettings:
+    """Settings of the character encoder."""
+
+    encoder: Literal["char-cnn-rnn"] = "char-cnn-rnn"
+    channels: int = 512
+    """Width of the last convolution and the recurrent network: 512 in the CUB and COCO releases, else 256."""
+    embedding: int = 1024
+    """Width of the sentence vector."""
+    characters: int = 201
+    """Characters read of a caption, at least 48; the rest is cut off."""
+    alphabet: str = ALPHABET
+    """Characters with a column of their own. Of one that is listed twice, the later column counts."""
+    lower_case: bool = True
+    """Lower-case captions first; without it upper-case letters are unknown, as in the releases."""
+    average: bool = True
+    """The sentence is the mean of the recurrent states (the released models), or else the last state."""
+    dropout: float = 0.0
+    """Probability of dropping a unit before the last linear map."""
+
+    def __post_init__(self) -> None:
+        if min(self.channels, self.embedding) < 1:
+            raise GanvasError(
+                f"char-cnn-rnn: channels={self.channels}, embedding={self.embedding}: give 1 or more of each"
+            )
+        if self.characters < _FIELD:
+            raise GanvasError(
+                f"char-cnn-rnn: characters={self.characters} is too short; the convolutions need {_FIELD}"
+            )
+        if not self.alphabet:
+            raise GanvasError("char-cnn-rnn: alphabet is empty; list the characters of the captions")
+        if not 0 <= self.dropout < 1:
+            raise GanvasError(f"char-cnn-rnn: dropout={self.dropout} is no probability below 1")
+
+
+class _Gate(nn.Module):
+    """One of the three pairs of affine maps of a recurrent step."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.input = nn.Linear(channels, channels)
+        self.hidden = nn.Linear(channels, channels)
+
+
+class CharGru(nn.Module):
+    """The recurrent network of the char-CNN-RNN, which is not ``torch.nn.GRU``.
+
+    The first state is ``tanh`` of the candidate's input map alone. From then on, with ``z`` the update and
+    ``r`` the reset gate, ``h' = z * tanh(W x + U (r * h)) + (1 - z) * h``: reset acts before the matrix, and
+    ``z`` weights the candidate.
+
+    Args:
+        channels: width of inputs and states.
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.update = _Gate(channels)
+        self.reset = _Gate(channels)
+        self.candidate = _Gate(channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """All states ``(B, T, C)`` for inputs ``(B, T, C)``."""
+        gates, candidate = (self.update, self.reset), self.candidate
+        maps = F.linear(
+            x,
+            torch.cat([gate.input.weight for gate in (*gates, candidate)]),
+            torch.cat([*(gate.input.bias + gate.hidden.bias for gate in gates), candidate.input.bias]),
+        )  # (B, T, 3C): all steps' input maps at once
+        gate_inputs, inputs = torch.split(maps, [2 * x.shape[-1], x.shape[-1]], dim=-1)
+        gate_weight = torch.cat([gate.hidden.weight for gate in gates]).to(maps.dtype).t()
+        weight = candidate.hidden.weight.to(maps.dtype).t()
+        h = torch.tanh(inputs[:, 0])
+        states = [h]
+        inputs = inputs + candidate.hidden.bias.to(maps.dtype)  # which the first step goes without
+        for step in range(1, x.shape[1]):
+            z, r = torch.addmm(gate_inputs[:, step], h, gate_weight).sigmoid().chunk(2, dim=-1)
+            h = torch.lerp(h, torch.addmm(inputs[:, step], r * h, weight).tanh(), z)
+            states.append(h)
+        return torch.stack(states, dim=1)
+
+
+class CharCnnRnn(TextEncoder):
+    """Characters to a sentence vector.
+
+    The sentence is ``(B, embedding)``; the words are the recurrent states ``(B, T, channels)``, 18 for 201
+    characters, each of which sees 48 characters and everything before them. The mask is True on states that
+    see at least one character of the caption.
+
+    Args:
+        settings: widths, alphabet and length.
+    """
+
+    def __init__(self, settings: CharCnnRnnSettings) -> None:
+        super().__init__()
+        self.settings = settings
+        self.sentence_dim, self.word_dim = settings.embedding, settings.channels
+        self.steps = (settings.characters - _FIELD) // _STRIDE + 1
+        width = len(settings.alphabet)
+        self._ids = {character: place for place, character in enumerate(settings.alphabet, start=1)}
+        self._unknown = width + 1
+        self.conv1 = nn.Conv1d(width, 384, 4)
+        self.conv2 = nn.Conv1d(384, 512, 4)
+        self.conv3 = nn.Conv1d(512, settings.channels, 4)
+        self.gru = CharGru(settings.channels)
+        self.dropout = nn.Dropout(settings.dropout)
+        self.head = nn.Linear(settings.channels, settings.embedding)
+        one_hot = torch.zeros(width + 2, width)
+        one_hot[1:-1] = torch.eye(width)
+        self.register_buffer("_one_hot", one_hot, persistent=False)
+
+    def tokenize(self, captions: Sequence[str]) -> Tensor:
+        """Character ids ``(B, L)``, 1-based places in the alphabet, ``L`` that of the longest caption read.
+
+        Characters outside the alphabet get one id more than the alphabet has; their one-hot row is zero, as
+        that of padding. An empty caption counts as one unknown character.
+        """
+        rows = [self._tokens(caption) for caption in captions]
+        tokens = torch.zeros(len(rows), max(map(len, rows), default=1), dtype=torch.long)
+        for row, ids in zip(tokens, rows, strict=True):
+            row[: len(ids)] = torch.tensor(ids)
+        return tokens
+
+    def _tokens(self, caption: str) -> list[int]:
+        read = caption[: self.settings.characters]
+        if self.settings.lower_case:
+            read = read.lower()[: self.settings.characters]  # a letter's lower case may be two characters
+        return [self._ids.get(character, self._unknown) for character in read] or [self._unknown]
+
+    def forward(self, tokens: Tensor) -> Text:
+        """Encode character ids ``(B, L)`` as ``tokenize`` makes them."""
+        states = self.gru(self._convolve(tokens))
+        pooled = states.mean(dim=1) if self.settings.average else states[:, -1]
+        sentence = self.head(self.dropout(pooled))
+        starts = _STRIDE * torch.arange(self.steps, device=tokens.device)
+        mask = starts < (tokens != 0).sum(dim=1, keepdim=True)
+        return Text(sentence, states * mask[..., None], mask)
+
+    def _convolve(self, tokens: Tensor) -> Tensor:
+        """Inputs of the recurrent network, ``(B, T, C)``.
+
+        Steps that see nothing but padding all get the same input, so the convolutions run only as far as the
+        longest caption and one such step, which then stands for the others.
+        """
+        needed = -(-tokens.shape[1] // _STRIDE) + 1
+        length = self.settings.characters if needed >= self.steps else _STRIDE * (needed - 1) + _FIELD
+        tokens = F.pad(tokens[:, :length], (0, max(0, length - tokens.shape[1])))
+        one_hot: Tensor = self._one_hot  # type: ignore[assignment]
+        x = one_hot[tokens].transpose(1, 2)[:, :, None]  # (B, A, 1, L): fastest as a flat image
+        x = F.relu(F.max_pool2d(_conv(x, self.conv1), (1, 3)))
+        x = F.relu(F.max_pool2d(_conv(x, self.conv2), (1, 3)))
+        x = F.relu(_conv(x, self.conv3)).squeeze(2).transpose(1, 2)  # (B, T', C)
+        rest = self.steps - x.shape[1]
+        return torch.cat([x, x[:, -1:].expand(-1, rest, -1)], dim=1) if rest else x
+
+    def files(self) -> dict[str, str]:
+        """Nothing: the alphabet is a setting."""
+        return {}
+
+
+def _conv(x: Tensor, layer: nn.Conv1d) -> Tensor:
+    """The one-dimensional ``layer`` over ``(B, C, 1, L)``."""
+    return F.conv2d(x, layer.weight[:, :, None], layer.bias)
