@@ -26,13 +26,10 @@ class Directions(NamedTuple):
 
 def structured_joint_embedding_loss(
     images: Tensor, texts: Tensor, labels: Tensor | None = None, *, margin: float = 1.0
-) -> Directions:
-    """Ranking hinge of inner products, in both directions.
+) -> Tensor:
+    """Ranking hinge of inner products, the sum of both directions.
 
-    With ``s[i, j]`` the inner product of image ``i`` and text ``j``, the first direction is the sum over
-    mismatched pairs of ``max(0, margin + s[i, j] - s[i, i])``, divided by ``B * B``; the second has
-    ``s[j, i]``.
-    Reed et al., CVPR 2016 (objective of the text encoders of GAN-INT-CLS, ICML 2016).
+    Reed et al., CVPR 2016: the objective of the text encoders of GAN-INT-CLS (ICML 2016).
 
     Args:
         images: ``(B, D)``; row ``i`` belongs to row ``i`` of ``texts``.
@@ -40,20 +37,12 @@ def structured_joint_embedding_loss(
         labels: ``(B,)`` class ids: pairs of the same class are not mismatched. None: all other pairs are.
         margin: by how much a matching pair has to win.
     """
-    scores = _inner_products(images, texts)
-    same = _same_class(scores, labels)
-    matching = scores.diagonal()
-
-    def hinge(matching: Tensor) -> Tensor:
-        return (margin + scores - matching).relu().masked_fill(same, 0.0).sum() / scores.numel()
-
-    return Directions(hinge(matching[:, None]), hinge(matching[None, :]))
+    hinge = ranking_hinge(_inner_products(images, texts), labels, margin=margin)
+    return hinge.image_to_text + hinge.text_to_image
 
 
-def info_nce_loss(
-    images: Tensor, texts: Tensor, labels: Tensor | None = None, *, temperature: float = 0.1
-) -> Directions:
-    """InfoNCE (NT-Xent) of cosine similarities, in both directions; systems add the two.
+def info_nce(images: Tensor, texts: Tensor, temperature: float = 0.1, labels: Tensor | None = None) -> Tensor:
+    """InfoNCE (NT-Xent) of cosine similarities, the sum of both directions.
 
     DAMSM's sentence loss (AttnGAN, CVPR 2018) has temperature 0.1 (its gamma 3 is 10) and class labels;
     XMC-GAN (CVPR 2021) has 0.1 and no labels. A zero vector has cosine 0 with everything.
@@ -61,19 +50,40 @@ def info_nce_loss(
     Args:
         images: ``(B, D)``; row ``i`` belongs to row ``i`` of ``texts``.
         texts: ``(B, D)``.
-        labels: as for ``matching_cross_entropy``.
         temperature: what cosines are divided by.
+        labels: ``(B,)`` class ids: another pair of the same class is no negative. None: all other pairs are.
     """
     images, texts = (F.normalize(_wide(x), dim=-1, eps=_EPSILON) for x in (images, texts))
-    return matching_cross_entropy(_inner_products(images, texts) / temperature, labels)
+    entropy = matching_cross_entropy(_inner_products(images, texts) / temperature, labels)
+    return entropy.image_to_text + entropy.text_to_image
+
+
+def ranking_hinge(scores: Tensor, labels: Tensor | None = None, *, margin: float = 1.0) -> Directions:
+    """How far mismatched pairs come within a margin of the matching one, summed and divided by ``B * B``.
+
+    The first direction sums ``max(0, margin + s[i, j] - s[i, i])`` over mismatched pairs, the second
+    ``max(0, margin + s[j, i] - s[i, i])``.
+
+    Args:
+        scores: ``(B, B)``; row ``i`` is image ``i``, column ``j`` text ``j``, partners share a number.
+        labels: as for ``structured_joint_embedding_loss``.
+        margin: likewise.
+    """
+    scores = _wide(scores)
+    same, matching = _same_class(scores, labels), scores.diagonal()
+
+    def hinge(matching: Tensor) -> Tensor:
+        return (margin + scores - matching).relu().masked_fill(same, 0.0).sum() / scores.numel()
+
+    return Directions(hinge(matching[:, None]), hinge(matching[None, :]))
 
 
 def matching_cross_entropy(scores: Tensor, labels: Tensor | None = None) -> Directions:
-    """Cross-entropy of finding the right partner, in both directions, each the mean over the batch.
+    """Cross-entropy of finding the right partner, each direction the mean over the batch.
 
     Args:
         scores: ``(B, B)`` logits; row ``i`` is image ``i``, column ``j`` text ``j``, partners share a number.
-        labels: ``(B,)`` class ids: another pair of the same class is no negative. None: all other pairs are.
+        labels: as for ``info_nce``.
     """
     scores = _wide(scores)
     others = _same_class(scores, labels).fill_diagonal_(False)
