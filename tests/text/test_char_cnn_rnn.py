@@ -3,7 +3,8 @@ import torch
 from torch import nn
 
 from ganvas.errors import GanvasError
-from ganvas.text.char_cnn_rnn import ALPHABET, CharCnnRnn, CharCnnRnnSettings, CharGru
+from ganvas.text.char_cnn_rnn import CharCnnRnn, CharGru
+from ganvas.text.settings import ALPHABET, CharCnnRnnSettings
 
 
 def encoder(**settings):
@@ -108,6 +109,6 @@ def test_characters_beyond_the_last_are_not_read():
     "wrong", [{"characters": 47}, {"channels": 0}, {"embedding": 0}, {"alphabet": ""}, {"dropout": 1.0}]
 )
 def test_impossible_settings_are_refused_by_name(wrong):
-    with pytest.raises(GanvasError, match=f"char-cnn-rnn: .*{next(iter(wrong))}") as caught:
+    with pytest.raises(GanvasError, match=f"text.{next(iter(wrong))}: ") as caught:
         CharCnnRnnSettings(**wrong)
     assert "\n" not in str(caught.value)

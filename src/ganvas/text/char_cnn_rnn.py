@@ -9,55 +9,16 @@ Generative Adversarial Text to Image Synthesis (ICML 2016) uses it. Deviations, 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Literal
+from collections.abc import Mapping, Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ganvas.errors import GanvasError
 from ganvas.text.encoder import Text, TextEncoder
+from ganvas.text.settings import RECEPTIVE_FIELD, CharCnnRnnSettings
 
-ALPHABET = "abcdefghijklmnopqrstuvwxyz0123456789-,;.!?:'\"/\\|_@#$%^&*~`+-=<>()[]{} "
-_FIELD = 48  # characters that one recurrent step sees
 _STRIDE = 9  # characters from one recurrent step to the next
-
-
-@dataclass(frozen=True, kw_only=True)
-class CharCnnRnnSettings:
-    """Settings of the character encoder."""
-
-    encoder: Literal["char-cnn-rnn"] = "char-cnn-rnn"
-    channels: int = 512
-    """Width of the last convolution and the recurrent network: 512 in the CUB and COCO releases, else 256."""
-    embedding: int = 1024
-    """Width of the sentence vector."""
-    characters: int = 201
-    """Characters read of a caption, at least 48; the rest is cut off."""
-    alphabet: str = ALPHABET
-    """Characters with a column of their own. Of one that is listed twice, the later column counts."""
-    lower_case: bool = True
-    """Lower-case captions first; without it upper-case letters are unknown, as in the releases."""
-    average: bool = True
-    """The sentence is the mean of the recurrent states (the released models), or else the last state."""
-    dropout: float = 0.0
-    """Probability of dropping a unit before the last linear map."""
-
-    def __post_init__(self) -> None:
-        if min(self.channels, self.embedding) < 1:
-            raise GanvasError(
-                f"char-cnn-rnn: channels={self.channels}, embedding={self.embedding}: give 1 or more of each"
-            )
-        if self.characters < _FIELD:
-            raise GanvasError(
-                f"char-cnn-rnn: characters={self.characters} is too short; the convolutions need {_FIELD}"
-            )
-        if not self.alphabet:
-            raise GanvasError("char-cnn-rnn: alphabet is empty; list the characters of the captions")
-        if not 0 <= self.dropout < 1:
-            raise GanvasError(f"char-cnn-rnn: dropout={self.dropout} is no probability below 1")
 
 
 class _Gate(nn.Module):
@@ -122,7 +83,7 @@ class CharCnnRnn(TextEncoder):
         super().__init__()
         self.settings = settings
         self.sentence_dim, self.word_dim = settings.embedding, settings.channels
-        self.steps = (settings.characters - _FIELD) // _STRIDE + 1
+        self.steps = (settings.characters - RECEPTIVE_FIELD) // _STRIDE + 1
         width = len(settings.alphabet)
         self._ids = {character: place for place, character in enumerate(settings.alphabet, start=1)}
         self._unknown = width + 1
@@ -170,7 +131,9 @@ class CharCnnRnn(TextEncoder):
         longest caption and one such step, which then stands for the others.
         """
         needed = -(-tokens.shape[1] // _STRIDE) + 1
-        length = self.settings.characters if needed >= self.steps else _STRIDE * (needed - 1) + _FIELD
+        length = (
+            self.settings.characters if needed >= self.steps else _STRIDE * (needed - 1) + RECEPTIVE_FIELD
+        )
         tokens = F.pad(tokens[:, :length], (0, max(0, length - tokens.shape[1])))
         one_hot: Tensor = self._one_hot  # type: ignore[assignment]
         x = one_hot[tokens].transpose(1, 2)[:, :, None]  # (B, A, 1, L): fastest as a flat image
@@ -188,3 +151,12 @@ class CharCnnRnn(TextEncoder):
 def _conv(x: Tensor, layer: nn.Conv1d) -> Tensor:
     """The one-dimensional ``layer`` over ``(B, C, 1, L)``."""
     return F.conv2d(x, layer.weight[:, :, None], layer.bias)
+
+
+def build(
+    settings: CharCnnRnnSettings,
+    captions: Sequence[str] | None = None,
+    files: Mapping[str, str] | None = None,
+) -> CharCnnRnn:
+    """As ``ganvas.text.build``; captions and files are not needed."""
+    return CharCnnRnn(settings)

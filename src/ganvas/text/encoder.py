@@ -35,10 +35,12 @@ class TextEncoder(nn.Module, ABC):
     Attributes:
         sentence_dim: width of the sentence vector.
         word_dim: width of a word vector.
+        trained_here: whether a run trains it; False for one that comes trained and stays frozen.
     """
 
     sentence_dim: int
     word_dim: int
+    trained_here: bool = True
 
     @abstractmethod
     def tokenize(self, captions: Sequence[str]) -> Tensor:
