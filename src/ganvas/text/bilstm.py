@@ -1,0 +1,82 @@
+"""The word encoder of AttnGAN: word embeddings, then one LSTM in each direction.
+
+Xu et al., AttnGAN (CVPR 2018), section 3.2; trained with DAMSM. Deviations from the release: a caption longer
+than ``num_words`` keeps its first words rather than a random choice, and a word outside the vocabulary has an
+embedding of its own rather than being dropped.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from ganvas.errors import GanvasError
+from ganvas.text.encoder import Text, TextEncoder
+from ganvas.text.settings import BiLstmSettings
+from ganvas.text.tokenizer import FILE, WordTokenizer
+
+
+class BiLstm(TextEncoder):
+    """Words ``(B, T, features)`` are both directions' states, the sentence ``(B, features)`` their last ones.
+
+    Args:
+        settings: widths and lengths.
+        tokenizer: the vocabulary.
+    """
+
+    def __init__(self, settings: BiLstmSettings, tokenizer: WordTokenizer) -> None:
+        super().__init__()
+        self.settings, self.tokenizer = settings, tokenizer
+        self.sentence_dim = self.word_dim = settings.features
+        self.embedding = nn.Embedding(len(tokenizer), settings.embedding)
+        self.dropout = nn.Dropout(settings.dropout)
+        self.forwards = nn.LSTM(settings.embedding, settings.features // 2, batch_first=True)
+        self.backwards = nn.LSTM(settings.embedding, settings.features // 2, batch_first=True)
+        nn.init.uniform_(self.embedding.weight, -0.1, 0.1)
+
+    def tokenize(self, captions: Sequence[str]) -> Tensor:
+        """Word ids ``(B, L)``, ``L`` that of the longest caption."""
+        return self.tokenizer(captions)
+
+    def forward(self, tokens: Tensor) -> Text:
+        """Encode word ids ``(B, T)`` as ``tokenize`` makes them.
+
+        Padding follows the words, so the forward states never see it; for the other direction each caption is
+        turned round in its place. That equals packing the sequences, and waits for no length on the host.
+        """
+        lengths = (tokens != 0).sum(dim=1, keepdim=True).clamp(min=1)  # (B, 1)
+        places = torch.arange(tokens.shape[1], device=tokens.device)
+        mask = places < lengths
+        turned = torch.where(mask, lengths - 1 - places, places)  # its own inverse
+        x = self.dropout(self.embedding(tokens))
+        ahead = self.forwards(x)[0]  # (B, T, features / 2)
+        back = _take(self.backwards(_take(x, turned))[0], turned)
+        words = torch.cat([ahead, back], dim=-1) * mask[..., None]
+        last = _take(ahead, lengths - 1)[:, 0]
+        return Text(torch.cat([last, back[:, 0]], dim=-1), words, mask)
+
+    def files(self) -> dict[str, str]:
+        """The vocabulary."""
+        return {FILE: self.tokenizer.save()}
+
+
+def _take(x: Tensor, places: Tensor) -> Tensor:
+    """The rows of ``x`` ``(B, T, D)`` at ``places`` ``(B, N)``: ``(B, N, D)``."""
+    return x.gather(1, places[..., None].expand(-1, -1, x.shape[-1]))
+
+
+def build(
+    settings: BiLstmSettings,
+    captions: Sequence[str] | None = None,
+    files: Mapping[str, str] | None = None,
+) -> BiLstm:
+    """As ``ganvas.text.build``: the vocabulary comes from ``files``, or else from ``captions``."""
+    if files is not None:
+        if FILE not in files:
+            raise GanvasError(f"{FILE}: is missing; the text encoder 'bilstm' needs its vocabulary")
+        return BiLstm(settings, WordTokenizer.load(files[FILE], settings.num_words))
+    if captions is None:
+        raise GanvasError("the text encoder 'bilstm' needs the training captions to make its vocabulary")
+    return BiLstm(settings, WordTokenizer.train(captions, settings.num_words, settings.min_count))

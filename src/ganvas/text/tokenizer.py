@@ -1,0 +1,177 @@
+"""Captions to words: what a caption may be, and the vocabulary of the word encoders."""
+
+from __future__ import annotations
+
+import json
+import logging
+import unicodedata
+from collections.abc import Iterable, Mapping, Sequence
+
+import torch
+from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, trainers
+from torch import Tensor
+
+from ganvas.errors import GanvasError
+
+MAX_CAPTION_CHARACTERS = 10_000
+"""A longer caption is refused."""
+
+FILE = "tokenizer.json"
+"""The file of a model folder that holds a vocabulary."""
+
+_PADDING, _UNKNOWN = "[PAD]", "[UNK]"  # brackets are no word characters, so no caption can spell these
+_MAX_VOCABULARY = 1_000_000
+_INVISIBLE = r"[\p{Cc}\p{Cf}&&[^\s]]"  # control and format characters, but for those that part words
+_UNSPACED = r"\p{Han}\p{Hiragana}\p{Katakana}"  # scripts written without spaces: every character is a word
+_WORD = rf"[{_UNSPACED}]|[\w&&[^{_UNSPACED}]]+"
+
+_log = logging.getLogger(__name__)
+
+
+def check_caption(caption: object, name: str = "caption") -> str:
+    """``caption``, which is a string that something can be generated from.
+
+    Args:
+        caption: what the user gave.
+        name: how the error calls it, such as ``caption 3``.
+
+    Raises:
+        GanvasError: it is no string, has no visible character, or more than ``MAX_CAPTION_CHARACTERS``.
+    """
+    if not isinstance(caption, str):
+        raise GanvasError(f"{name}: is a {type(caption).__name__}; give a string")
+    if len(caption) > MAX_CAPTION_CHARACTERS:
+        raise GanvasError(
+            f"{name}: has {len(caption):,} characters; shorten it to {MAX_CAPTION_CHARACTERS:,} or fewer"
+        )
+    if any(unicodedata.category(character) == "Cs" for character in caption):
+        raise GanvasError(f"{name}: is no valid Unicode (it holds half of a surrogate pair); re-encode it")
+    if not any(_is_visible(character) for character in caption):
+        raise GanvasError(f"{name}: is empty; write what the image should show")
+    return caption
+
+
+def _is_visible(character: str) -> bool:
+    return not character.isspace() and unicodedata.category(character) not in ("Cc", "Cf")
+
+
+class WordTokenizer:
+    """A vocabulary, and the rule that parts captions into words.
+
+    Captions are brought to Unicode form NFKC and lower case, control characters are removed; words are runs
+    of word characters, and every Chinese or Japanese character is one. Id 0 is padding. A word outside the
+    vocabulary becomes the unknown word; a vocabulary whose unknown word is its padding drops it instead (as
+    AttnGAN does). A caption without any word gets the unknown word alone.
+
+    Args:
+        tokenizer: of the tokenizers library, with word ids from 0.
+        num_words: words read of a caption; the rest is cut off, which is logged once.
+    """
+
+    def __init__(self, tokenizer: Tokenizer, num_words: int) -> None:
+        self.num_words = num_words
+        self._tokenizer = tokenizer
+        unknown = tokenizer.token_to_id(tokenizer.model.unk_token)
+        assert unknown is not None, "a vocabulary has an unknown word"
+        self._unknown = unknown
+        self._warned = False
+
+    @classmethod
+    def train(cls, captions: Iterable[str], num_words: int, min_count: int = 1) -> WordTokenizer:
+        """The vocabulary of ``captions``, most frequent words first.
+
+        Args:
+            captions: the training captions.
+            num_words: words read of a caption.
+            min_count: how often a word must occur.
+
+        Raises:
+            GanvasError: no word occurs that often.
+        """
+        counter = Tokenizer(models.WordLevel(unk_token=_UNKNOWN))
+        _set_word_rule(counter)
+        trainer = trainers.WordLevelTrainer(
+            vocab_size=_MAX_VOCABULARY, min_frequency=min_count, show_progress=False, special_tokens=[]
+        )
+        counter.train_from_iterator((_readable(caption) for caption in captions), trainer)
+        found = counter.get_vocab(with_added_tokens=False)
+        if not found:
+            often = "" if min_count == 1 else f" at least {min_count} times (text.min_count)"
+            raise GanvasError(f"the training captions hold no word{often}; a word encoder needs words")
+        return cls.from_words(sorted(found, key=lambda word: found[word]), num_words)
+
+    @classmethod
+    def from_words(cls, words: Sequence[str], num_words: int) -> WordTokenizer:
+        """The vocabulary that is ``words``, whose ids count from 2."""
+        vocabulary = {word: place for place, word in enumerate([_PADDING, _UNKNOWN, *words])}
+        tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token=_UNKNOWN))
+        _set_word_rule(tokenizer)
+        return cls(tokenizer, num_words)
+
+    @classmethod
+    def load(cls, text: str, num_words: int) -> WordTokenizer:
+        """The tokenizer that ``save`` gave.
+
+        Raises:
+            GanvasError: ``text`` is no vocabulary of words.
+        """
+        try:
+            tree = json.loads(text)
+            vocabulary, unknown = tree["model"]["vocab"], tree["model"]["unk_token"]
+            sound = (
+                tree["model"]["type"] == "WordLevel"
+                and not tree["added_tokens"]
+                and isinstance(vocabulary, Mapping)
+                and sorted(vocabulary.values()) == list(range(len(vocabulary)))
+                and unknown in vocabulary
+            )
+            if not sound:
+                raise ValueError("it is no list of words with ids from 0 and an unknown word")
+            tokenizer = Tokenizer.from_str(text)
+        except Exception as error:  # the library raises bare Exception
+            reason = " ".join(f"{error}".split())
+            raise GanvasError(f"{FILE}: is damaged ({reason}); save the model again") from None
+        return cls(tokenizer, num_words)
+
+    def save(self) -> str:
+        """The tokenizer as JSON text."""
+        return self._tokenizer.to_str(pretty=True)
+
+    def __len__(self) -> int:
+        return self._tokenizer.get_vocab_size(with_added_tokens=False)
+
+    def __call__(self, captions: Sequence[str]) -> Tensor:
+        """Word ids ``(B, L)``, long; ``L`` is that of the longest caption, ``num_words`` at most."""
+        encodings = self._tokenizer.encode_batch_fast([_readable(caption) for caption in captions])
+        rows = [self._known(encoding.ids) for encoding in encodings]
+        self._note_truncation(rows)
+        tokens = torch.zeros(len(rows), min(self.num_words, max(map(len, rows), default=1)), dtype=torch.long)
+        for row, ids in zip(tokens, rows, strict=True):
+            kept = ids[: self.num_words]
+            row[: len(kept)] = torch.tensor(kept)
+        return tokens
+
+    def _known(self, ids: list[int]) -> list[int]:
+        return [word for word in ids if word] or [self._unknown]
+
+    def _note_truncation(self, rows: Sequence[list[int]]) -> None:
+        too_long = max(map(len, rows), default=0)
+        if too_long > self.num_words and not self._warned:
+            self._warned = True
+            _log.warning(
+                "a caption has %d words; only the first %d are read (text.num_words)",
+                too_long,
+                self.num_words,
+            )
+
+
+def _set_word_rule(tokenizer: Tokenizer) -> None:
+    tokenizer.normalizer = normalizers.Sequence(
+        [normalizers.Replace(Regex(_INVISIBLE), ""), normalizers.NFKC(), normalizers.Lowercase()]
+    )
+    tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(_WORD), behavior="removed", invert=True)
+
+
+def _readable(caption: str) -> str:
+    """A caption as the library takes it: bounded, and without halves of surrogate pairs."""
+    return caption[:MAX_CAPTION_CHARACTERS].encode("utf-8", "replace").decode("utf-8")
