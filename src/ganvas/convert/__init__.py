@@ -1,1 +1,1 @@
-"""convert"""
+"""Official weights to ours: one declarative table of keys per release."""

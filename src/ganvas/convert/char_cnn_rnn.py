@@ -1,0 +1,51 @@
+"""The char-CNN-RNN text encoders of reedscot/icml2016 (Lua).
+
+Their files have no key names; the names here say each tensor's role, and weights are ``(out, in[, kernel])``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from torch import Tensor
+
+from ganvas.convert.tables import Rule, Table, load, shape_of
+from ganvas.text.char_cnn_rnn import CharCnnRnn
+from ganvas.text.settings import ALPHABET, CharCnnRnnSettings
+
+TABLE = Table(
+    "char-CNN-RNN text encoder",
+    (
+        Rule(r"(conv[123]|head)\.(weight|bias)", r"\1.\2"),
+        Rule(r"gru\.(update|reset|candidate)\.(input|hidden)\.(weight|bias)", r"gru.\1.\2.\3"),
+    ),
+)
+
+
+def char_cnn_rnn(
+    state: Mapping[str, Tensor], *, characters: int = 201, alphabet: str = ALPHABET, average: bool = True
+) -> CharCnnRnn:
+    """A released encoder as ours, in evaluation mode; its widths are read from the tensors.
+
+    Args:
+        state: tensors by their role.
+        characters: characters that it reads of a caption.
+        alphabet: the columns of its input.
+        average: its sentence is the mean of the states, not the last state.
+
+    Raises:
+        GanvasError: a key is missing, unknown or of a wrong shape, or the settings are impossible.
+    """
+    channels, _, _ = shape_of(TABLE, state, "conv3.weight", 3)
+    embedding, _ = shape_of(TABLE, state, "head.weight", 2)
+    settings = CharCnnRnnSettings(
+        channels=channels,
+        embedding=embedding,
+        characters=characters,
+        alphabet=alphabet,
+        average=average,
+        lower_case=False,
+    )
+    model = CharCnnRnn(settings)
+    load(TABLE, state, model)
+    return model.eval()
