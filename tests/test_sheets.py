@@ -210,11 +210,12 @@ def test_a_failing_disk_leaves_the_older_file_whole(
     target = save_png(RED, tmp_path / "red.png")
     before = target.read_bytes()
 
-    def fail(self: Image.Image, file: io.BytesIO, format: str) -> None:
-        file.write(b"half a file")
+    def fail(self: Path, data: bytes) -> int:
+        with self.open("wb") as file:
+            file.write(data[:100])
         raise OSError(number, "the reason")
 
-    monkeypatch.setattr(Image.Image, "save", fail)
+    monkeypatch.setattr(Path, "write_bytes", fail)
     with pytest.raises(GanvasError, match="the reason") as caught:
         save_png(checkerboard(64), target)
     assert type(caught.value) is kind

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import io
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -130,7 +131,7 @@ def sheet(
     """
     if not any(rows):
         raise GanvasError("a sheet without images: give at least one tile")
-    pictures = [[_rgb(tile.image) for tile in row] for row in rows]
+    pictures = [[None if tile.image is None else to_rgb(tile.image) for tile in row] for row in rows]
     columns = tuple(column_titles or ())[: max(map(len, rows))]
     words = _Words(title, columns, tuple(row_titles or ())[: len(rows)], lead_columns, caption_lines)
     layout = _plan(rows, pictures, words, tile_size)
@@ -170,14 +171,23 @@ def save_png(image: Picture, path: str | os.PathLike[str]) -> Path:
     path = Path(path)
     if path.suffix.lower() != ".png":
         raise GanvasError(f"{path}: images are written as PNG; end the name in .png")
+    file = io.BytesIO()
+    (image if isinstance(image, Image.Image) else to_rgb(image)).save(file, format="PNG")
+    return write_whole(path, file.getvalue())
+
+
+def write_whole(path: Path, data: bytes) -> Path:
+    """Write a file aside first and rename it into place: a file that exists is whole.
+
+    Raises:
+        GanvasError: the folder is missing or cannot be written.
+        RunStopped: the disk is full.
+    """
     if not path.parent.is_dir():
         raise GanvasError(f"{path}: there is no folder {path.parent}; make it first")
-    opened = image if isinstance(image, Image.Image) else _rgb(image)
-    assert opened is not None
     aside = path.with_name(f".{path.name}.partial-{os.getpid()}")
     try:
-        with aside.open("wb") as file:
-            opened.save(file, format="PNG")
+        aside.write_bytes(data)
         aside.replace(path)
     except OSError as error:
         raise cannot_write(path, error) from None
@@ -195,10 +205,12 @@ def cannot_write(path: Path, error: OSError) -> GanvasError:
     return GanvasError(f"{path}: cannot be written ({reason}); choose another place")
 
 
-def _rgb(picture: Picture | None) -> Image.Image | None:
-    """Any accepted picture as an RGB image; what is transparent becomes white."""
-    if picture is None:
-        return None
+def to_rgb(picture: Picture) -> Image.Image:
+    """Any accepted picture as an RGB image; what is transparent becomes white.
+
+    Raises:
+        GanvasError: it is neither a Pillow image nor uint8 ``(H, W, 3)``.
+    """
     if isinstance(picture, np.ndarray):
         if picture.dtype != np.uint8 or picture.ndim != 3 or picture.shape[2] != 3 or not picture.size:
             raise GanvasError(
