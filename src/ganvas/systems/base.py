@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from torch import Tensor, nn
@@ -71,8 +71,8 @@ class Phase:
     """The batch carries tokens instead of encoded text."""
     wrong_images: bool = False
     """The batch carries the images of the mismatched pairs."""
-    averaged: Sequence[nn.Module] = field(default_factory=tuple)
-    """Modules of which a moving average is kept; it is what samples show, what later phases see, and what is
+    averaged: Sequence[nn.Module] = ()
+    """Submodules of which a moving average is kept; it is what samples show, what later phases see, and what is
     saved in the end."""
     generates: bool = True
     """Whether sample sheets make sense in this phase."""
@@ -85,8 +85,10 @@ class System(nn.Module, ABC):
         text_encoder: captions to ``Text``.
         noise_dim: Z, width of the noise.
         image_size: side of the largest generated image, pixels.
+        training_only: names of submodules that generating does not need; a saved model goes without them.
     """
 
+    training_only: tuple[str, ...] = ()
     text_encoder: TextEncoder
     noise_dim: int
     image_size: int

@@ -141,10 +141,11 @@ class Generator(nn.Module):
         """Images in [-1, 1]."""
         seed = torch.cat([noise, self.project(sentence).to(noise.dtype)], dim=1)  # z first, text second
         # A transposed convolution of a 1x1 map is a matrix product, and much faster as one.
-        features = F.linear(seed, self.start.weight.flatten(1).t()).view(len(seed), -1, 4, 4)
+        weight = self.start.weight.permute(2, 3, 1, 0).flatten(0, 2)  # (4 * 4 * C, Z + P)
+        features = F.linear(seed, weight).unflatten(1, (4, 4, -1)).permute(0, 3, 1, 2)  # (B, C, 4, 4)
         if self.start.bias is not None:
             features = features + self.start.bias.view(1, -1, 1, 1)
-        return cast(Tensor, self.layers(features.contiguous(memory_format=torch.channels_last)))
+        return cast(Tensor, self.layers(features))
 
 
 def _trunk(width: int, image_size: int, *, bias: bool, third_activation: bool = True) -> nn.Sequential:
@@ -186,8 +187,8 @@ class Discriminator(nn.Module):
             nn.Conv2d(width + settings.projection, width, 1, bias=bias),
             nn.BatchNorm2d(width),
             nn.LeakyReLU(0.2, inplace=True),
-            nn.Conv2d(width, 1, 4, bias=bias),
         )
+        self.head = nn.Conv2d(width, 1, 4, bias=bias)
         self.apply(_initialise)
 
     def features(self, images: Tensor) -> Tensor:
@@ -197,8 +198,10 @@ class Discriminator(nn.Module):
     def judge(self, features: Tensor, sentence: Tensor) -> Tensor:
         """Logits ``(B,)``: positive where features and sentence look real and matching."""
         text = self.project(sentence)[:, :, None, None].expand(-1, -1, 4, 4)
-        logits: Tensor = self.joint(torch.cat([features, text.to(features.dtype)], dim=1))
-        return logits.flatten()
+        joint: Tensor = self.joint(torch.cat([features, text.to(features.dtype)], dim=1))
+        # The last convolution covers the whole 4x4 map, so it is a matrix product too.
+        weight = self.head.weight.permute(0, 2, 3, 1).flatten(1)  # (1, 4 * 4 * C)
+        return F.linear(joint.permute(0, 2, 3, 1).flatten(1), weight, self.head.bias).flatten()
 
     def forward(self, images: Tensor, sentence: Tensor) -> Tensor:
         """Logits ``(B,)``."""
@@ -242,6 +245,8 @@ class GanIntCls(System):
         image_size: S, a power of two from 16.
     """
 
+    training_only = ("discriminator", "joint_embedding")
+
     def __init__(self, settings: GanIntClsSettings, text_encoder: TextEncoder, image_size: int) -> None:
         super().__init__()
         self.settings = settings
@@ -250,7 +255,9 @@ class GanIntCls(System):
         self.generator = Generator(settings, text_encoder.sentence_dim, image_size)
         self.discriminator = Discriminator(settings, text_encoder.sentence_dim, image_size)
         self.style_encoder = StyleEncoder(settings, image_size)
-        self.joint_embedding = JointEmbedding(settings.joint_embedding, text_encoder, image_size)
+        self.joint_embedding = (
+            JointEmbedding(settings.joint_embedding, text_encoder, image_size) if text_encoder.trained_here else None
+        )
 
     def draw_noise(self, like: Tensor) -> Tensor:
         """``(B, Z)`` from N(0, 1) or U(-1, 1)."""
@@ -278,7 +285,7 @@ class GanIntCls(System):
         generator = Turn(name="generator", modules=[self.generator], loss=self.generator_loss, adam=adam)
         style = Turn(name="style", modules=[self.style_encoder], loss=self.style_loss, adam=adam)
         return [
-            *self.joint_embedding.phases(),
+            *(self.joint_embedding.phases() if self.joint_embedding else ()),
             Phase(
                 name="gan",
                 turns=[discriminator, generator],
@@ -345,7 +352,6 @@ class GanIntCls(System):
         assert batch.text is not None
         sentence = batch.text.sentence
         noise = self.draw_noise(sentence)
-        self.generator.eval()
         with torch.no_grad():
             return Draw(noise, sentence, self.generator(noise, sentence))
 

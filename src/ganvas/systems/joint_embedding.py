@@ -55,9 +55,7 @@ class JointEmbedding(nn.Module):
         self.image_encoder = ImageEncoder(settings.image_width, text_encoder.sentence_dim, image_size)
 
     def phases(self) -> Sequence[Phase]:
-        """One phase, "text"; none for a text encoder that comes trained."""
-        if not any(p.requires_grad for p in self.text[0].parameters()):
-            return []
+        """One phase, "text"."""
         turn = Turn(
             name="text",
             modules=[self.text[0], self.image_encoder],
@@ -74,13 +72,13 @@ class JointEmbedding(nn.Module):
 
     def loss(self, batch: Batch, draw: tuple[Tensor, Tensor]) -> Losses:
         """The chosen objective; ``accuracy`` is how often an image ranks its own caption first in the batch."""
-        images, sentences = (part.float() for part in draw)
+        images, sentences = draw
         labels = batch.labels if self.settings.same_class_matches else None
         if self.settings.objective == "hinge":
             loss = structured_joint_embedding_loss(images, sentences, labels)
         else:
             loss = info_nce(images, sentences, self.settings.temperature, labels)
         with torch.no_grad():
-            best = (images @ sentences.T).argmax(dim=1)
+            best = (images.float() @ sentences.float().T).argmax(dim=1)
             accuracy = (best == torch.arange(len(best), device=best.device)).float().mean()
         return Losses(loss, {"joint_embedding": loss, "accuracy": accuracy})

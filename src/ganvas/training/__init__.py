@@ -1,1 +1,1 @@
-"""training"""
+"""The training loop, once for all systems."""

@@ -1,0 +1,61 @@
+"""Devices, precision and processes, by Lightning Fabric."""
+
+from __future__ import annotations
+
+import torch
+from lightning_fabric import Fabric
+
+from ganvas.errors import GanvasError, did_you_mean
+from ganvas.recipe import TrainingSettings
+
+_DEVICES = ("auto", "cpu", "cuda", "mps")
+
+
+def choose_device(name: str) -> torch.device:
+    """The device called ``name``.
+
+    Args:
+        name: ``auto`` (a GPU where there is one), ``cpu``, ``cuda``, ``mps``.
+
+    Raises:
+        GanvasError: unknown, or not on this machine.
+    """
+    if name not in _DEVICES:
+        raise GanvasError(f"device '{name}': no such device; {did_you_mean(name, _DEVICES)}")
+    here = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    if name == "auto":
+        return torch.device(next(kind for kind in ("cuda", "mps", "cpu") if here[kind]))
+    if not here[name]:
+        raise GanvasError(f"device '{name}': this machine has none that PyTorch can use; use device 'cpu' or 'auto'")
+    return torch.device(name)
+
+
+def fast_in_bfloat16(device: torch.device) -> bool:
+    """Whether ``device`` has bfloat16 matrix instructions."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_capability(device) >= (8, 0)
+    if device.type == "cpu":
+        able = torch.cpu.get_capabilities()
+        return bool(able.get("avx512_bf16") or able.get("amx_bf16"))
+    return False
+
+
+def choose_precision(name: str, device: torch.device) -> str:
+    """``float32`` or ``bfloat16``; ``auto`` is what the device is faster at."""
+    if name != "auto":
+        return name
+    return "bfloat16" if fast_in_bfloat16(device) else "float32"
+
+
+def make_fabric(training: TrainingSettings) -> Fabric:
+    """Fabric for these settings, launched."""
+    device = choose_device(training.device)
+    precision = choose_precision(training.precision, device)
+    fabric = Fabric(
+        accelerator=device.type,
+        devices=training.num_devices,
+        strategy="ddp" if training.num_devices > 1 else "auto",
+        precision="bf16-mixed" if precision == "bfloat16" else "32-true",
+    )
+    fabric.launch()
+    return fabric

@@ -1,0 +1,105 @@
+"""Feed batches to the batches that systems know: captions become tokens or vectors."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from lightning_fabric import Fabric
+from safetensors.torch import load_file, save
+from torch import Tensor
+
+from ganvas.data.feed import FeedBatch
+from ganvas.progress import progress
+from ganvas.systems.base import Batch, Phase
+from ganvas.text.encoder import Text, TextEncoder
+from ganvas.training.checkpoint import write_atomically
+
+_CHUNK = 256
+
+
+class Inputs:
+    """Turns feed batches into training batches for one phase.
+
+    A text encoder that is being trained gets tokens, one caption an image. A frozen one was run once over all
+    captions; its sentence vectors are looked up, and those of several captions of an image averaged.
+
+    Args:
+        encoder: the text encoder.
+        captions: all captions of the split, as the feed numbers them.
+        phase: what the batches are for.
+        fabric: device and precision.
+        cache: folder for the vectors of a frozen encoder.
+    """
+
+    def __init__(
+        self, encoder: TextEncoder, captions: Sequence[str], phase: Phase, fabric: Fabric, cache: Path
+    ) -> None:
+        self._tokens: Tensor | None = None
+        self._sentences: Tensor | None = None
+        if phase.trains_text:
+            self._tokens = encoder.tokenize(captions).to(fabric.device)
+        else:
+            self._sentences = cached_sentences(encoder, captions, fabric, cache).to(fabric.device)
+
+    def __call__(self, batch: FeedBatch) -> Batch:
+        """The training batch, on the device."""
+        if self._tokens is not None:
+            tokens = self._tokens[batch.captions[:, 0]]
+            return Batch(images=batch.images, labels=batch.labels, tokens=tokens)
+        return Batch(
+            images=batch.images,
+            labels=batch.labels,
+            text=self._text(batch.captions),
+            wrong_text=self._text(batch.wrong_captions),
+            wrong_images=batch.wrong_images,
+        )
+
+    def _text(self, captions: Tensor) -> Text:
+        assert self._sentences is not None
+        sentence = self._sentences[captions].mean(dim=1)  # (B, n, D) to (B, D)
+        return Text(sentence, sentence.new_zeros(len(sentence), 0, 0), sentence.new_zeros(len(sentence), 0).bool())
+
+
+def cached_sentences(
+    encoder: TextEncoder, captions: Sequence[str], fabric: Fabric, cache: Path
+) -> Tensor:
+    """Sentence vectors ``(N, D)`` of all captions, float32 on the CPU, computed once per encoder and captions."""
+    path = cache / f"sentences-{_key(encoder, captions)}.safetensors"
+    if path.is_file():
+        return load_file(path)["sentences"]
+    sentences = encode_sentences(encoder, captions, fabric)
+    if fabric.global_rank == 0:
+        cache.mkdir(parents=True, exist_ok=True)
+        for old in cache.glob("sentences-*.safetensors"):
+            old.unlink()
+        write_atomically(path, save({"sentences": sentences}))
+    return sentences
+
+
+@torch.no_grad()
+def encode_sentences(encoder: TextEncoder, captions: Sequence[str], fabric: Fabric) -> Tensor:
+    """Sentence vectors ``(N, D)``, float32 on the CPU. Captions of like length are encoded together."""
+    was_training = encoder.training
+    encoder.eval()
+    order = sorted(range(len(captions)), key=lambda i: len(captions[i]))
+    out = torch.empty(len(captions), encoder.sentence_dim)
+    with progress("captions", len(captions), unit="captions") as report, fabric.autocast():
+        for start in range(0, len(order), _CHUNK):
+            chunk = order[start : start + _CHUNK]
+            tokens = encoder.tokenize([captions[i] for i in chunk]).to(fabric.device)
+            out[torch.tensor(chunk)] = encoder(tokens).sentence.float().cpu()
+            report(start + len(chunk))
+    encoder.train(was_training)
+    return out
+
+
+def _key(encoder: TextEncoder, captions: Sequence[str]) -> str:
+    digest = hashlib.sha256()
+    for name, tensor in encoder.state_dict().items():
+        digest.update(name.encode())
+        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
+    digest.update("\0".join(captions).encode())
+    return digest.hexdigest()[:16]

@@ -1,0 +1,146 @@
+"""The log of a run: ``log.csv`` and TensorBoard, every loss term, and the check that all of them are finite."""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ganvas.errors import RunStopped
+from ganvas.training.checkpoint import write_atomically
+
+_FIXED = ["phase", "step", "images", "images_per_second"]
+
+
+class Log:
+    """Collects the terms of every step on the device and writes their means now and then.
+
+    Nothing is read back from the device inside a step: ``flush`` does that once for all collected steps, and then
+    says of the first value that is not finite in which step and term it stood.
+
+    Args:
+        folder: the run's.
+        phase: its name.
+        step: the step the phase goes on from; rows beyond it, left by an interrupted run, are removed.
+    """
+
+    def __init__(self, folder: Path, phase: str, step: int) -> None:
+        self._path, self._phase = folder / "log.csv", phase
+        self._folder = folder / "tensorboard" / phase
+        self._rows = [r for r in _read(self._path) if r["phase"] != phase or int(r["step"]) <= step]
+        self._columns = _columns(self._rows)
+        self._rewrite()
+        self._steps: list[int] = []
+        self._values: list[Tensor] = []
+        self._names: list[str] = []
+        self._writer: Any = None
+        self._purge = step + 1
+
+    def add(self, step: int, terms: Mapping[str, Tensor]) -> None:
+        """Note the terms of one step, scalars on the device."""
+        self._names = list(terms)
+        self._steps.append(step)
+        self._values.append(torch.stack([value.detach().float() for value in terms.values()]))
+
+    def pending(self) -> dict[str, Any]:
+        """The steps not yet written, as plain values for a checkpoint."""
+        values = torch.stack(self._values).tolist() if self._values else []
+        return {"names": self._names, "steps": self._steps, "values": values}
+
+    def restore(self, pending: Mapping[str, Any], device: torch.device) -> None:
+        """Put back what ``pending`` gave."""
+        self._names, self._steps = list(pending["names"]), list(pending["steps"])
+        self._values = [torch.tensor(row, device=device) for row in pending["values"]]
+
+    def check(self) -> None:
+        """Stop the run if a collected value is not finite.
+
+        Raises:
+            RunStopped: names the step and the term.
+        """
+        for step, row in zip(self._steps, self.pending()["values"], strict=True):
+            for name, value in zip(self._names, row, strict=True):
+                if not math.isfinite(value):
+                    raise RunStopped(f"phase {self._phase}, step {step}: the loss term '{name}' is {value}")
+
+    def flush(self, images: int, images_per_second: float) -> dict[str, float]:
+        """Check, then write one row with the mean of each term over the collected steps, and return it."""
+        if not self._steps:
+            return {}
+        self.check()
+        means = torch.stack(self._values).double().mean(dim=0).tolist()
+        step, terms = self._steps[-1], dict(zip(self._names, means, strict=True))
+        self._steps, self._values = [], []
+        row: dict[str, Any] = {
+            "phase": self._phase,
+            "step": step,
+            "images": images,
+            "images_per_second": f"{images_per_second:.1f}",
+            **terms,
+        }
+        self._append(row)
+        writer = self._tensorboard()
+        for name, value in {**terms, "images_per_second": images_per_second}.items():
+            writer.add_scalar(f"{self._phase}/{name}", value, step)
+        return terms
+
+    def close(self) -> None:
+        """Let go of the files."""
+        if self._writer is not None:
+            self._writer.close()
+
+    def _tensorboard(self) -> Any:
+        if self._writer is None:
+            from torch.utils.tensorboard import SummaryWriter
+
+            self._writer = SummaryWriter(  # type: ignore[no-untyped-call]
+                str(self._folder), purge_step=self._purge, flush_secs=30
+            )
+        return self._writer
+
+    def _append(self, row: dict[str, Any]) -> None:
+        self._rows.append(row)
+        if set(row) <= set(self._columns):
+            line = io.StringIO()
+            csv.DictWriter(line, self._columns).writerow(row)
+            try:
+                with self._path.open("a", newline="", encoding="utf-8") as file:
+                    file.write(line.getvalue())
+            except OSError as error:
+                raise RunStopped(f"{self._path}: could not be written ({error.strerror})") from None
+        else:
+            self._columns = _columns(self._rows)
+            self._rewrite()
+
+    def _rewrite(self) -> None:
+        text = io.StringIO(newline="")
+        writer = csv.DictWriter(text, self._columns)
+        writer.writeheader()
+        writer.writerows(self._rows)
+        write_atomically(self._path, text.getvalue())
+
+
+def _columns(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    found = dict.fromkeys(_FIXED)
+    for row in rows:
+        found |= dict.fromkeys(row)
+    return list(found)
+
+
+def _read(path: Path) -> list[dict[str, Any]]:
+    """The whole rows of a log; a last line cut short by a crash is left out."""
+    if not path.is_file():
+        return []
+    with path.open(newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    return [
+        {k: v for k, v in row.items() if v != "" and k is not None}
+        for row in rows
+        if None not in row.values() and (row.get("step") or "").isdigit()
+    ]

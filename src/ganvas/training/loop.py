@@ -1,0 +1,361 @@
+"""The training loop: phases in order, turns within a step; resumes in the middle of any.
+
+Progress is counted in images seen. All randomness of a step comes from (seed, phase, step, rank), so a resumed
+run computes what an undisturbed one computes. A step never waits for the device: losses are collected there and
+read when a row of the log is due.
+"""
+
+from __future__ import annotations
+
+import signal
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from lightning_fabric import Fabric
+from torch import Tensor
+
+from ganvas.data.feed import Feed, FeedSettings
+from ganvas.data.store import Store
+from ganvas.errors import GanvasError, RunStopped, did_you_mean
+from ganvas.pipeline import build_system, save_model
+from ganvas.progress import progress
+from ganvas.recipe import Recipe
+from ganvas.systems.base import Batch, Phase, System, Turn
+from ganvas.training.average import Average
+from ganvas.training.checkpoint import (
+    load_checkpoint,
+    load_optimizer,
+    optimizer_tensors,
+    prune_checkpoints,
+    save_checkpoint,
+)
+from ganvas.training.device import make_fabric
+from ganvas.training.inputs import Inputs
+from ganvas.training.log import Log
+from ganvas.training.run import Run, open_run
+from ganvas.training.samples import write_samples
+
+
+class Interrupted(RunStopped):
+    """The user asked to stop; everything is saved."""
+
+    exit_status = 130
+
+
+@dataclass(frozen=True)
+class Job:
+    """What stays the same during a run."""
+
+    recipe: Recipe
+    store: Store
+    run: Run
+    fabric: Fabric
+    system: System
+    stop: Callable[[], bool]
+    """Whether the user asked to stop."""
+
+
+def train(recipe: Recipe, store: Store, folder: Path) -> Run:
+    """Train a recipe on a prepared store, or go on where an earlier call stopped.
+
+    Args:
+        recipe: what to train.
+        store: on which data.
+        folder: the run folder; made if it does not exist.
+
+    Returns:
+        The run, with a ``model`` folder in it.
+
+    Raises:
+        GanvasError: recipe, data and folder do not fit together.
+        RunStopped: a loss is not finite, the disk is full, or the user interrupted.
+    """
+    fabric = make_fabric(recipe.training)
+    run = open_run(folder, recipe, store)
+    torch.manual_seed(recipe.training.seed)
+    system = build_system(recipe, captions=_train_captions(store)).to(fabric.device)
+    if recipe.training.channels_last:
+        system.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    system.requires_grad_(False)
+    phases = system.phases()
+    _check_budgets(recipe, phases)
+    reached = run.latest()
+    with _stop_signal() as stop:
+        job = Job(recipe, store, run, fabric, system, stop)
+        for number, phase in enumerate(phases):
+            if recipe.training.images.get(phase.name, 0) == 0:
+                continue
+            if reached is None or _number(reached) <= number:
+                PhaseRun(job, number, phase).run(reached)
+                reached = None
+    if fabric.global_rank == 0:
+        save_model(system, recipe, run.model, _trained(recipe, phases))
+    return run
+
+
+class PhaseRun:
+    """One phase of a run: its networks' optimizers, average, feed and log."""
+
+    def __init__(self, job: Job, number: int, phase: Phase) -> None:
+        self.job, self.number, self.phase = job, number, phase
+        self.training = job.recipe.training
+        self.steps = -(-self.training.images[phase.name] // self.training.batch_size)
+        self.optimizers = {turn.name: _make_adam(turn) for turn in phase.turns}
+        self.average = Average(job.system, phase.averaged, self.training.ema_half_life)
+        self.draw, self.losses = phase.draw, {turn.name: turn.loss for turn in phase.turns}
+        if self.training.compile:
+            self.draw = torch.compile(self.draw)
+            self.losses = {name: torch.compile(loss) for name, loss in self.losses.items()}
+
+    def run(self, checkpoint: Path | None) -> None:
+        """Train to the end of the budget, from ``checkpoint`` if it is given."""
+        step, pending = self._restore(checkpoint) if checkpoint else (0, None)
+        if step < self.steps:
+            log = Log(self.job.run.folder, self.phase.name, step) if self._first_rank else None
+            if log and pending:
+                log.restore(pending, self.job.fabric.device)
+            try:
+                self._train(step, log)
+            except RunStopped as error:
+                last = self.job.run.latest()
+                where = f"; the last good checkpoint is {last}" if last and str(last) not in str(error) else ""
+                raise type(error)(f"{error}{where}") from None
+            finally:
+                if log:
+                    log.close()
+        self.average.settle()
+
+    def _train(self, first: int, log: Log | None) -> None:
+        """Steps ``first + 1`` to the last, with everything that is due on the way."""
+        self._set_modes()
+        feed = self._feed()
+        encoder, fabric = self.job.system.text_encoder, self.job.fabric
+        inputs = Inputs(encoder, feed.captions, self.phase, fabric, self.job.run.folder / "cache")
+        size = self.training.batch_size
+        batches = feed.batches(first, fabric.device)
+        clock, clock_step, note = time.perf_counter(), first, ""
+        with progress(self.phase.name, self.steps * size, start=first * size) as report:
+            for step in range(first + 1, self.steps + 1):
+                terms = self._step(step, inputs(next(batches)))
+                images = step * size
+                if log:
+                    log.add(step, terms)
+                    if step % self.training.log_every == 0 or step == self.steps:
+                        now = time.perf_counter()
+                        rate = (step - clock_step) * size / (now - clock)
+                        clock, clock_step = now, step
+                        note = _note(log.flush(images, rate), rate)
+                report(images, note)
+                self._write_what_is_due(step, log)
+        batches.close()
+
+    def _step(self, step: int, batch: Batch) -> dict[str, Tensor]:
+        """One training step: what all turns share, then each turn's update."""
+        fabric = self.job.fabric
+        torch.manual_seed(_seed(self.training.seed, self.number, step, fabric.global_rank))
+        terms: dict[str, Tensor] = {}
+        with self._training(self.phase.turns), fabric.autocast():
+            draw = self.draw(batch)
+        for turn in self.phase.turns:
+            with self._training([turn]):
+                with fabric.autocast():
+                    losses = self.losses[turn.name](batch, draw)
+                losses.total.backward()
+            self._update(turn, (step - 1) * self.training.batch_size)
+            terms |= {f"{turn.name}_loss": losses.total}
+            terms |= {f"{turn.name}_{name}": value for name, value in losses.terms.items()}
+        self.average.update(self.training.batch_size, step * self.training.batch_size)
+        return terms
+
+    def _update(self, turn: Turn, images: int) -> None:
+        """Average gradients over ranks and take the optimizer's step."""
+        optimizer, adam = self.optimizers[turn.name], turn.adam
+        halvings = images // adam.halve_every if adam.halve_every else 0
+        for group in optimizer.param_groups:
+            group["lr"] = adam.learning_rate * 0.5**halvings
+        if self.job.fabric.world_size > 1:
+            _average_gradients(self.job.fabric, optimizer)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+
+    @contextmanager
+    def _training(self, turns: Sequence[Turn]) -> Iterator[None]:
+        """Only the networks of ``turns`` get weight gradients."""
+        modules = [module for turn in turns for module in turn.modules]
+        for module in modules:
+            module.requires_grad_(True)
+        try:
+            yield
+        finally:
+            for module in modules:
+                module.requires_grad_(False)
+
+    def _set_modes(self) -> None:
+        """Networks that are updated train; all others are as they will be used."""
+        self.job.system.eval()
+        for turn in self.phase.turns:
+            for module in turn.modules:
+                module.train()
+
+    def _feed(self) -> Feed:
+        data, training, fabric = self.job.recipe.data, self.training, self.job.fabric
+        settings = FeedSettings(
+            batch_size=training.batch_size // fabric.world_size,
+            image_size=data.image_size,
+            flip=data.flip,
+            captions=1 if self.phase.trains_text else data.captions,
+            replacement=data.replacement,
+            balanced=data.balanced,
+            mismatch=data.mismatch,
+            wrong_images=self.phase.wrong_images,
+            seed=training.seed + 1000 * self.number,
+            rank=fabric.global_rank,
+            num_ranks=fabric.world_size,
+        )
+        return Feed(self.job.store, "train", settings)
+
+    @property
+    def _first_rank(self) -> bool:
+        return self.job.fabric.global_rank == 0
+
+    def _write_what_is_due(self, step: int, log: Log | None) -> None:
+        """Sample sheet and checkpoint, where this step is one for them; the end, if the user asked for it."""
+        training, last = self.training, step == self.steps
+        stop = self.job.stop()
+        if log and self.phase.generates and (last or _due(step, training.batch_size, training.sample_every)):
+            name = f"{self.phase.name}-{step * training.batch_size:08d}.png"
+            write_samples(self.average.system, self.job.recipe, self.job.store, self.job.run.samples / name)
+        if log and (last or stop or _due(step, training.batch_size, training.save_every)):
+            self._save(step, log)
+        if stop and not last:
+            raise Interrupted(
+                f"stopped at phase {self.phase.name}, step {step}, everything saved;"
+                " the same command goes on from here"
+            )
+
+    def _save(self, step: int, log: Log) -> None:
+        """Write a checkpoint and the model as it is now."""
+        log.check()
+        tensors = {"system": self.job.system.state_dict(), "average": self.average.state_dict()}
+        tensors |= {f"optimizer-{name}": optimizer_tensors(o) for name, o in self.optimizers.items()}
+        state = {"phase": self.phase.name, "step": step, "pending": log.pending()}
+        folder = self.job.run.checkpoints / f"{self.number}-{self.phase.name}-{step:08d}"
+        save_checkpoint(folder, tensors, state)
+        prune_checkpoints(self.job.run.checkpoints, self.training.keep)
+        if self.phase.generates:
+            earlier = _trained(self.job.recipe, self.job.system.phases()[: self.number])
+            seen = {**earlier, self.phase.name: step * self.training.batch_size}
+            save_model(self.average.system, self.job.recipe, self.job.run.model, seen)
+
+    def _restore(self, checkpoint: Path) -> tuple[int, dict[str, Any] | None]:
+        """Load a checkpoint; one of an earlier phase gives only its networks.
+
+        Returns:
+            The step to go on from, and the log's unwritten rows.
+        """
+        tensors, state = load_checkpoint(checkpoint)
+        try:
+            self.job.system.load_state_dict(tensors["system"])
+            if state["phase"] != self.phase.name:
+                _settle_earlier(self.job, _number(checkpoint), tensors["average"])
+                return 0, None
+            self.average.load_state_dict(tensors["average"])
+            for name, optimizer in self.optimizers.items():
+                load_optimizer(optimizer, tensors.get(f"optimizer-{name}", {}))
+        except (RuntimeError, KeyError, ValueError) as error:
+            first = str(error).strip().splitlines()[0]
+            raise GanvasError(f"{checkpoint}: does not fit this recipe ({first})") from None
+        return int(state["step"]), state["pending"]
+
+
+def _settle_earlier(job: Job, number: int, average: dict[str, Tensor]) -> None:
+    """What the end of an earlier phase did to the networks, done again from its checkpoint."""
+    earlier = Average(job.system, job.system.phases()[number].averaged, 1)
+    earlier.load_state_dict(average)
+    earlier.settle()
+
+
+def _trained(recipe: Recipe, phases: Sequence[Phase]) -> dict[str, int]:
+    """The whole budgets of phases."""
+    return {phase.name: recipe.training.images.get(phase.name, 0) for phase in phases}
+
+
+def _train_captions(store: Store) -> list[str]:
+    return [caption for row in store.rows("train") for caption in store.captions[row]]
+
+
+def _check_budgets(recipe: Recipe, phases: Sequence[Phase]) -> None:
+    """Budgets name phases of this system, and are not negative."""
+    known = [phase.name for phase in phases]
+    for name, images in recipe.training.images.items():
+        if name not in known:
+            raise GanvasError(
+                f"training.images: system {recipe.system} with this text encoder has no phase '{name}';"
+                f" {did_you_mean(name, known)}"
+            )
+        if images < 0:
+            raise GanvasError(f"training.images.{name}: should be at least 0, not {images}")
+
+
+def _make_adam(turn: Turn) -> torch.optim.Adam:
+    parameters = [p for module in turn.modules for p in module.parameters()]
+    fused = parameters[0].device.type in ("cpu", "cuda")
+    return torch.optim.Adam(parameters, lr=turn.adam.learning_rate, betas=turn.adam.betas, fused=fused)
+
+
+def _average_gradients(fabric: Fabric, optimizer: torch.optim.Optimizer) -> None:
+    """One exchange for all gradients of an optimizer."""
+    grads = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
+    flat = torch.cat([grad.flatten() for grad in grads])
+    flat = fabric.all_reduce(flat, reduce_op="mean")
+    for grad, mean in zip(grads, flat.split([g.numel() for g in grads]), strict=True):
+        grad.copy_(mean.view_as(grad))
+
+
+def _seed(*parts: int) -> int:
+    """One random seed from several numbers."""
+    return int(np.random.SeedSequence(parts).generate_state(1, np.uint64)[0] >> np.uint64(1))
+
+
+def _due(step: int, batch_size: int, every: int) -> bool:
+    """Whether a multiple of ``every`` images was reached in this step."""
+    return every > 0 and (step * batch_size) // every > ((step - 1) * batch_size) // every
+
+
+def _number(checkpoint: Path) -> int:
+    """The phase's number in a checkpoint's name."""
+    return int(checkpoint.name.split("-", 1)[0])
+
+
+def _note(terms: dict[str, float], rate: float) -> str:
+    losses = ", ".join(f"{k.removesuffix('_loss')} {v:.2f}" for k, v in terms.items() if k.endswith("_loss"))
+    return f"{losses}, {rate:.0f}/s"
+
+
+@contextmanager
+def _stop_signal() -> Iterator[Callable[[], bool]]:
+    """The first Ctrl-C asks to stop after the step in progress; the second one interrupts at once."""
+    asked: list[int] = []
+
+    def ask(number: int, frame: object) -> None:
+        if asked:
+            raise KeyboardInterrupt
+        asked.append(number)
+
+    try:
+        before = signal.signal(signal.SIGINT, ask)
+    except ValueError:  # not in the main thread: signals are somebody else's
+        yield lambda: False
+        return
+    try:
+        yield lambda: bool(asked)
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+

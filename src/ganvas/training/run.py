@@ -1,0 +1,128 @@
+"""A run folder: where everything of one training run lies."""
+
+from __future__ import annotations
+
+import json
+import platform
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+
+from ganvas import __version__
+from ganvas.data.store import Store
+from ganvas.errors import GanvasError
+from ganvas.recipe import Recipe, resolve
+from ganvas.training.checkpoint import list_checkpoints, write_atomically
+
+
+@dataclass(frozen=True)
+class Run:
+    """The paths of a run."""
+
+    folder: Path
+
+    @property
+    def checkpoints(self) -> Path:
+        """Where checkpoints lie."""
+        return self.folder / "checkpoints"
+
+    @property
+    def samples(self) -> Path:
+        """Where sample sheets lie."""
+        return self.folder / "samples"
+
+    @property
+    def model(self) -> Path:
+        """The folder that users keep."""
+        return self.folder / "model"
+
+    def latest(self) -> Path | None:
+        """The newest whole checkpoint."""
+        found = list_checkpoints(self.checkpoints)
+        return found[-1] if found else None
+
+
+def open_run(folder: Path, recipe: Recipe, store: Store) -> Run:
+    """Make a run folder, or open it again if it belongs to the same recipe and data.
+
+    Raises:
+        GanvasError: the folder belongs to something else, or cannot be written.
+    """
+    run = Run(folder)
+    facts = folder / "run.json"
+    if facts.is_file():
+        _refuse_other(run, recipe, store)
+        return run
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise GanvasError(f"{folder}: exists and is no run; choose another folder with --out")
+    about = {
+        "ganvas": __version__,
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+        "machine": f"{platform.system()} {platform.machine()}, {torch.get_num_threads()} threads",
+        "seed": recipe.training.seed,
+        "data": {"name": store.info.name, "size": store.info.size, "fingerprint": store.info.fingerprint},
+    }
+    try:
+        run.samples.mkdir(parents=True)
+        run.checkpoints.mkdir()
+    except OSError as error:
+        raise GanvasError(f"{folder}: cannot write here ({error.strerror})") from None
+    write_atomically(folder / "recipe.yaml", recipe.to_yaml())
+    write_atomically(facts, json.dumps(about, indent=2) + "\n")
+    return run
+
+
+def read_recipe(folder: Path) -> Recipe:
+    """The resolved recipe of a run.
+
+    Raises:
+        GanvasError: there is none, or it is no longer valid.
+    """
+    try:
+        tree = yaml.safe_load((folder / "recipe.yaml").read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise GanvasError(f"{folder}: recipe.yaml cannot be read ({error})") from None
+    return resolve(tree)
+
+
+# What may change between a run and its continuation without making it another run.
+_FREE = {"device", "num_devices", "compile", "log_every", "sample_every", "samples", "save_every", "keep", "images"}
+
+
+def _refuse_other(run: Run, recipe: Recipe, store: Store) -> None:
+    """A run goes on only with its own recipe and data; longer budgets and logging are free."""
+    old, new = _plain(read_recipe(run.folder)), _plain(recipe)
+    for key in sorted(set(old) | set(new)):
+        if old.get(key) != new.get(key):
+            raise GanvasError(
+                f"{run.folder}: this run has {key}={old.get(key)!r}, now asked for {new.get(key)!r};"
+                " choose another folder with --out, or the run's own recipe"
+            )
+    facts = json.loads((run.folder / "run.json").read_text(encoding="utf-8"))
+    if facts["data"]["fingerprint"] != store.info.fingerprint:
+        raise GanvasError(
+            f"{run.folder}: this run was trained on other data than {store.path} holds; choose another folder"
+            " with --out"
+        )
+
+
+def _plain(recipe: Recipe) -> dict[str, Any]:
+    """The recipe as dotted keys, without those that may change."""
+    flat: dict[str, Any] = {}
+
+    def walk(tree: dict[str, Any], head: str) -> None:
+        for key, value in tree.items():
+            if isinstance(value, dict) and value:
+                walk(value, f"{head}{key}.")
+            else:
+                flat[head + key] = list(value) if isinstance(value, tuple) else value
+
+    tree = recipe.to_dict()
+    tree["training"] = {k: v for k, v in tree["training"].items() if k not in _FREE}
+    del tree["name"], tree["about"]
+    walk(tree, "")
+    return flat
