@@ -19,7 +19,7 @@ class Rejected(Exception):
 class Source(ABC):
     """A data set before it is prepared.
 
-    It travels to worker processes, so whatever is large is read where it is needed, not where it is made.
+    It travels to worker processes by pickle, once for each.
 
     Attributes:
         name: the data set's name.

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Sequence
 
 from ganvas.data.emoji.english import plain
 
-REVISION = 1
+REVISION = 2
 """Raised whenever captions or splits change, so that stores with older ones are prepared anew."""
 
 _PLAIN = (
@@ -28,7 +28,7 @@ _TAGGED = (
     "{shown} in the {style} style, tagged {tags}",
     "a {style} emoji of {shown}, tagged {tags}",
     "an emoji tagged {tags}: {shown}, drawn in the {style} style",
-    "{shown}, {style} style, with the tags {tags}",
+    "{style} style, tagged {tags}: {shown}",
 )
 _TEMPLATES = {
     "zh": (
@@ -57,7 +57,7 @@ _NO_TAGS = frozenset(
         "let", "light", "lit", "lmao", "lol", "male", "man", "medium", "men", "muah", "mwah", "nooo",
         "nope", "not", "now", "nyc", "off", "omg", "omw", "one", "out", "over", "own", "people", "person",
         "pga", "pissed", "rawr", "right", "rofl", "roflcopter", "roflmao", "sexy", "she", "shh", "smh",
-        "sms", "sub", "sucks", "tbt", "the", "this", "thx", "tmi", "tmnt", "too", "triste", "ttfn", "ttyl",
+        "sms", "sub", "style", "sucks", "tbt", "the", "this", "thx", "tmi", "tmnt", "too", "triste", "ttfn", "ttyl",
         "ugh", "uhh", "under", "up", "was", "what", "whatever", "when", "where", "whew", "who", "whoa",
         "why", "with", "woah", "woman", "women", "woo", "wow", "xoxo", "yay", "yikes", "yolo", "you",
         "your", "yum", "yup",

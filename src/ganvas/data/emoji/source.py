@@ -42,6 +42,7 @@ class EmojiSource(Source):
     def __init__(self, options: Mapping[str, str]) -> None:
         self.options = chosen_options(self.name, options, {"language": "en"})
         pack = read_pack()
+        self._drawings = pack.drawings  # they travel to worker processes, which then need not read the pack
         if self.options["language"] not in pack.languages:
             raise GanvasError(
                 f"data set 'emoji': no captions in language '{self.options['language']}'; "
@@ -72,7 +73,7 @@ class EmojiSource(Source):
 
     def load(self, record: Record, size: int) -> npt.NDArray[np.uint8]:
         """The drawing on white, uint8 ``(size, size, 3)``."""
-        return render(read_pack().drawings[record.id], size)
+        return render(self._drawings[record.id], size)
 
     @cached_property
     def _people(self) -> dict[str, Who]:
