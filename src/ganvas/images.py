@@ -29,10 +29,14 @@ def open_image(path: str | os.PathLike[str]) -> Image.Image:
         with Image.open(path) as image:
             width, height = image.size
             if width * height > MAX_PIXELS:
-                raise GanvasError(f"{path}: {width} x {height} pixels are more than the {MAX_PIXELS:,} allowed")
+                raise GanvasError(
+                    f"{path}: {width} x {height} pixels are more than the {MAX_PIXELS:,} allowed"
+                )
             upright = ImageOps.exif_transpose(image)
             if upright.has_transparency_data:
-                upright = Image.alpha_composite(Image.new("RGBA", upright.size, "white"), upright.convert("RGBA"))
+                upright = Image.alpha_composite(
+                    Image.new("RGBA", upright.size, "white"), upright.convert("RGBA")
+                )
             return upright.convert("RGB")
     except Image.DecompressionBombError:
         raise GanvasError(f"{path}: more pixels than the {MAX_PIXELS:,} allowed") from None

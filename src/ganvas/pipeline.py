@@ -88,7 +88,9 @@ def load(path: str | os.PathLike[str], *, device: str = "auto") -> Model:
     try:
         weights = load_file(folder / "model.safetensors")
     except (OSError, SafetensorError) as error:
-        raise GanvasError(f"{folder / 'model.safetensors'}: cannot be read ({error}); copy the model again") from None
+        raise GanvasError(
+            f"{folder / 'model.safetensors'}: cannot be read ({error}); copy the model again"
+        ) from None
     _load_weights(system, weights, folder)
     place = choose_device(device)
     return Model(system.to(place).eval().requires_grad_(False), recipe, config["trained"], place)
@@ -154,9 +156,13 @@ class Model:
         seed: int = 0,
         *,
         style_from: Image.Image | None = None,
+        same_noise: bool = True,
         batch_size: int = 64,
     ) -> Iterator[np.ndarray[Any, np.dtype[np.uint8]]]:
-        """As ``generate``, but batch by batch: uint8 ``(B, H, W, 3)``."""
+        """As ``generate``, but batch by batch: uint8 ``(B, H, W, 3)``.
+
+        Without ``same_noise`` every image has noise of its own, as scores want it.
+        """
         captions = [captions] if isinstance(captions, str) else list(captions)
         if not captions:
             raise GanvasError("no caption given; write at least one")
@@ -164,13 +170,18 @@ class Model:
             check_caption(caption)
         if n < 1 or n * len(captions) > MAX_IMAGES:
             raise GanvasError(f"n={n}: should be at least 1, and at most {MAX_IMAGES:,} images in all")
-        noise = self._noise(n, seed) if style_from is None else self._style(style_from).expand(n, -1)
+        num_noises = n if same_noise else n * len(captions)
+        noise = (
+            self._noise(num_noises, seed)
+            if style_from is None
+            else self._style(style_from).expand(num_noises, -1)
+        )
         for start in range(0, n * len(captions), batch_size):
             numbers = range(start, min(start + batch_size, n * len(captions)))
             first, last = numbers[0] // n, numbers[-1] // n
             text = self.system.embed(captions[first : last + 1])
             text = text.rows(torch.tensor([i // n - first for i in numbers], device=self.device))
-            rows = torch.tensor([i % n for i in numbers])
+            rows = torch.tensor([i % num_noises for i in numbers])
             yield to_uint8(self.system.generate(text, noise[rows].to(self.device))[-1])
 
     def _noise(self, n: int, seed: int) -> Tensor:
@@ -210,7 +221,9 @@ def _read_config(folder: Path) -> dict[str, Any]:
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
         if config["format"] != FORMAT:
-            raise GanvasError(f"{path}: format {config['format']} is not {FORMAT}; use a matching version of Ganvas")
+            raise GanvasError(
+                f"{path}: format {config['format']} is not {FORMAT}; use a matching version of Ganvas"
+            )
         if not isinstance(config["recipe"], dict) or not isinstance(config["trained"], dict):
             raise KeyError("recipe")
     except (OSError, UnicodeDecodeError, json.JSONDecodeError, KeyError, TypeError) as error:

@@ -245,7 +245,9 @@ def _keys(kind: type[Any]) -> list[str]:
 def _refuse_unknown(tree: Mapping[Any, Any], known: Sequence[str], where: str) -> None:
     for key, value in tree.items():
         if key not in known:
-            raise GanvasError(f"unknown key '{where}{key}' (value {value!r}); {did_you_mean(str(key), known)}")
+            raise GanvasError(
+                f"unknown key '{where}{key}' (value {value!r}); {did_you_mean(str(key), known)}"
+            )
 
 
 def _check(kind: Any, value: Any, where: str) -> Any:

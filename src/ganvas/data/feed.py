@@ -192,7 +192,9 @@ class Feed:
     def _gather(self, index: Indices) -> Tensor:
         """Images of the positions ``index``, uint8 ``(B, S, S, 3)``."""
         size = self.store.info.size
-        images = torch.empty(len(index), size, size, 3, dtype=torch.uint8, pin_memory=torch.cuda.is_available())
+        images = torch.empty(
+            len(index), size, size, 3, dtype=torch.uint8, pin_memory=torch.cuda.is_available()
+        )
         np.take(self.store.images, self.rows[index], axis=0, out=images.numpy(), mode="clip")
         return images
 
@@ -270,6 +272,8 @@ def pyramid(images: Tensor, sizes: Sequence[int]) -> list[Tensor]:
         sizes: sides in pixels, any order; S itself costs nothing.
     """
     return [
-        images if size == images.shape[-1] else F.interpolate(images, size=size, mode="bilinear", antialias=True)
+        images
+        if size == images.shape[-1]
+        else F.interpolate(images, size=size, mode="bilinear", antialias=True)
         for size in sizes
     ]

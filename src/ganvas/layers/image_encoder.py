@@ -19,7 +19,10 @@ class ImageEncoder(nn.Module):
 
     def __init__(self, width: int, dim: int, image_size: int) -> None:
         super().__init__()
-        layers: list[nn.Module] = [nn.Conv2d(3, width, 4, stride=2, padding=1, bias=False), nn.BatchNorm2d(width)]
+        layers: list[nn.Module] = [
+            nn.Conv2d(3, width, 4, stride=2, padding=1, bias=False),
+            nn.BatchNorm2d(width),
+        ]
         channels, size = width, image_size // 2
         while size > 4:
             wider = min(2 * channels, 8 * width)

@@ -1,1 +1,1 @@
-"""scores"""
+"""Scores, each with its protocol."""

@@ -118,7 +118,9 @@ class Generator(nn.Module):
         super().__init__()
         ngf, bias = settings.generator_width, settings.convolution_bias
         ups = _halvings(image_size)
-        widths = [ngf * min(8, 2 ** (ups - 1 - i)) for i in range(ups)]  # 4x4 first: 8, 4, 2, 1 times ngf at 64
+        widths = [
+            ngf * min(8, 2 ** (ups - 1 - i)) for i in range(ups)
+        ]  # 4x4 first: 8, 4, 2, 1 times ngf at 64
         residual = settings.generator == "residual"
         self.project = nn.Sequential(nn.Linear(sentence_dim, settings.projection), nn.LeakyReLU(0.2))
         self.start = nn.ConvTranspose2d(
@@ -180,9 +182,7 @@ class Discriminator(nn.Module):
             else nn.LeakyReLU(0.2, inplace=True)
         )
         norm = [nn.BatchNorm1d(settings.projection)] if settings.projection_norm else []
-        self.project = nn.Sequential(
-            nn.Linear(sentence_dim, settings.projection), *norm, nn.LeakyReLU(0.2)
-        )
+        self.project = nn.Sequential(nn.Linear(sentence_dim, settings.projection), *norm, nn.LeakyReLU(0.2))
         self.joint = nn.Sequential(
             nn.Conv2d(width + settings.projection, width, 1, bias=bias),
             nn.BatchNorm2d(width),
@@ -215,9 +215,7 @@ class StyleEncoder(nn.Module):
         super().__init__()
         width = settings.style_width * min(8, 2 ** (_halvings(image_size) - 1))
         self.trunk = _trunk(settings.style_width, image_size, bias=False)
-        self.head = nn.Sequential(
-            nn.LeakyReLU(0.2), nn.Flatten(), nn.Linear(16 * width, settings.noise_dim)
-        )
+        self.head = nn.Sequential(nn.LeakyReLU(0.2), nn.Flatten(), nn.Linear(16 * width, settings.noise_dim))
         self.apply(_initialise)
 
     def forward(self, images: Tensor) -> Tensor:
@@ -256,7 +254,9 @@ class GanIntCls(System):
         self.discriminator = Discriminator(settings, text_encoder.sentence_dim, image_size)
         self.style_encoder = StyleEncoder(settings, image_size)
         self.joint_embedding = (
-            JointEmbedding(settings.joint_embedding, text_encoder, image_size) if text_encoder.trained_here else None
+            JointEmbedding(settings.joint_embedding, text_encoder, image_size)
+            if text_encoder.trained_here
+            else None
         )
 
     def draw_noise(self, like: Tensor) -> Tensor:

@@ -46,9 +46,7 @@ class JointEmbedding(nn.Module):
         image_size: S, pixels.
     """
 
-    def __init__(
-        self, settings: JointEmbeddingSettings, text_encoder: TextEncoder, image_size: int
-    ) -> None:
+    def __init__(self, settings: JointEmbeddingSettings, text_encoder: TextEncoder, image_size: int) -> None:
         super().__init__()
         self.settings = settings
         self.text = [text_encoder]  # in a list, so that its weights are not saved twice

@@ -29,7 +29,9 @@ class Average:
 
     def __init__(self, system: System, modules: Sequence[nn.Module], half_life: int) -> None:
         averaged = {id(module) for module in modules}
-        assert averaged <= {id(child) for child in system.children()}, "averaged modules are children of the system"
+        assert averaged <= {id(child) for child in system.children()}, (
+            "averaged modules are children of the system"
+        )
         shared = {id(m): m for m in system.children() if id(m) not in averaged}
         self.system: System = copy.deepcopy(system, memo=shared)  # type: ignore[arg-type]
         self._half_life = half_life

@@ -73,9 +73,7 @@ def load_checkpoint(folder: Path) -> tuple[dict[str, dict[str, Tensor]], dict[st
                     " older checkpoint"
                 )
         state = json.loads((folder / "state.json").read_bytes())
-        groups = {
-            Path(name).stem: load_file(folder / name) for name in sums if name.endswith(".safetensors")
-        }
+        groups = {Path(name).stem: load_file(folder / name) for name in sums if name.endswith(".safetensors")}
     except (OSError, json.JSONDecodeError, SafetensorError, AttributeError) as error:
         raise GanvasError(
             f"{folder}: is no whole checkpoint ({error}); remove it to go on from an older one"

@@ -26,7 +26,9 @@ def choose_device(name: str) -> torch.device:
     if name == "auto":
         return torch.device(next(kind for kind in ("cuda", "mps", "cpu") if here[kind]))
     if not here[name]:
-        raise GanvasError(f"device '{name}': this machine has none that PyTorch can use; use device 'cpu' or 'auto'")
+        raise GanvasError(
+            f"device '{name}': this machine has none that PyTorch can use; use device 'cpu' or 'auto'"
+        )
     return torch.device(name)
 
 

@@ -60,12 +60,12 @@ class Inputs:
     def _text(self, captions: Tensor) -> Text:
         assert self._sentences is not None
         sentence = self._sentences[captions].mean(dim=1)  # (B, n, D) to (B, D)
-        return Text(sentence, sentence.new_zeros(len(sentence), 0, 0), sentence.new_zeros(len(sentence), 0).bool())
+        return Text(
+            sentence, sentence.new_zeros(len(sentence), 0, 0), sentence.new_zeros(len(sentence), 0).bool()
+        )
 
 
-def cached_sentences(
-    encoder: TextEncoder, captions: Sequence[str], fabric: Fabric, cache: Path
-) -> Tensor:
+def cached_sentences(encoder: TextEncoder, captions: Sequence[str], fabric: Fabric, cache: Path) -> Tensor:
     """Sentence vectors ``(N, D)`` of all captions, float32 on the CPU, computed once per encoder and captions."""
     path = cache / f"sentences-{_key(encoder, captions)}.safetensors"
     if path.is_file():

@@ -124,7 +124,9 @@ class PhaseRun:
                 self._train(step, log)
             except RunStopped as error:
                 last = self.job.run.latest()
-                where = f"; the last good checkpoint is {last}" if last and str(last) not in str(error) else ""
+                where = (
+                    f"; the last good checkpoint is {last}" if last and str(last) not in str(error) else ""
+                )
                 raise type(error)(f"{error}{where}") from None
             finally:
                 if log:
@@ -357,5 +359,3 @@ def _stop_signal() -> Iterator[Callable[[], bool]]:
         yield lambda: bool(asked)
     finally:
         signal.signal(signal.SIGINT, before)
-
-

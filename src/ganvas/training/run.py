@@ -90,7 +90,17 @@ def read_recipe(folder: Path) -> Recipe:
 
 
 # What may change between a run and its continuation without making it another run.
-_FREE = {"device", "num_devices", "compile", "log_every", "sample_every", "samples", "save_every", "keep", "images"}
+_FREE = {
+    "device",
+    "num_devices",
+    "compile",
+    "log_every",
+    "sample_every",
+    "samples",
+    "save_every",
+    "keep",
+    "images",
+}
 
 
 def _refuse_other(run: Run, recipe: Recipe, store: Store) -> None:
@@ -126,3 +136,29 @@ def _plain(recipe: Recipe) -> dict[str, Any]:
     del tree["name"], tree["about"]
     walk(tree, "")
     return flat
+
+
+def recipe_store(recipe: Recipe, folder: Path | None) -> Store:
+    """The prepared data that a recipe asks for.
+
+    Args:
+        recipe: names the set, its size and options.
+        folder: where it was prepared; without it, it is prepared under ``data/``.
+
+    Raises:
+        GanvasError: there is no prepared set, or it is another one.
+    """
+    from ganvas.data.prepare import prepare
+
+    data = recipe.data
+    size = data.stored_size or data.image_size
+    if folder is None:
+        folder = Path("data") / "-".join([data.set, str(size), *data.options.values()])
+        prepare(data.set, folder, size=size, options=data.options)
+    store = Store(folder)
+    if store.info.size < size:
+        raise GanvasError(
+            f"{folder}: holds images of {store.info.size} px, but the recipe asks for {size} px;"
+            f" prepare it with --size {size}"
+        )
+    return store

@@ -1,0 +1,230 @@
+"""The command line. Thin: every command calls one function elsewhere, and imports it when it is called."""
+
+from __future__ import annotations
+
+import sys
+import warnings
+from pathlib import Path
+from typing import Annotated, NoReturn, Optional
+
+import typer
+
+from ganvas import __version__
+from ganvas.errors import GanvasError
+
+app = typer.Typer(
+    name="ganvas",
+    help="Text-to-image GANs: train them on captioned pictures, generate with them in one forward pass.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+data_app = typer.Typer(
+    help="Prepare data sets, and look at them.", no_args_is_help=True, rich_markup_mode=None
+)
+app.add_typer(data_app, name="data")
+
+# What typer raises for a wrong command line; older versions have it from click.
+_CommandLineError = typer.BadParameter.__mro__[2]
+_MAX_CAPTION_BYTES = 10_000_000
+
+
+def main() -> NoReturn:
+    """Run the command; a user's mistake is one line on standard error and exit status 2."""
+    warnings.filterwarnings("ignore", module=r"(torch|lightning_fabric)\..*")
+    try:
+        app(standalone_mode=False)
+        status = 0
+    except GanvasError as error:
+        status = _complain(str(error), error.exit_status)
+    except _CommandLineError as error:
+        text = error.format_message()  # type: ignore[attr-defined]
+        status = _complain(f"{text} Try 'ganvas --help'.", 2) if text else 2
+    except typer.Exit as stop:
+        status = stop.exit_code
+    except (KeyboardInterrupt, typer.Abort):
+        status = _complain("interrupted", 130)
+    except BrokenPipeError:
+        status = 141
+    sys.exit(status)
+
+
+def _complain(text: str, status: int) -> int:
+    print(f"ganvas: {' '.join(text.split())}", file=sys.stderr)
+    return status
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        print(f"ganvas {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Say the version.")
+    ] = False,
+) -> None:
+    """Text-to-image GANs: train them on captioned pictures, generate with them in one forward pass."""
+
+
+@app.command()
+def recipes(
+    name: Annotated[
+        Optional[str], typer.Argument(help="Print this recipe whole, with every default.")
+    ] = None,
+) -> None:
+    """List the recipes that ship, or print one."""
+    from ganvas.recipe import load_recipe
+    from ganvas.recipe import recipes as shipped
+
+    if name is not None:
+        print(load_recipe(name).to_yaml(), end="")
+        return
+    found = shipped()
+    width = max(map(len, found))
+    for recipe, about in found.items():
+        print(f"{recipe:<{width}}  {about}")
+
+
+@app.command()
+def train(
+    recipe: Annotated[
+        str, typer.Argument(help="A recipe that ships (see 'ganvas recipes'), or a YAML file.")
+    ],
+    overrides: Annotated[
+        Optional[list[str]], typer.Argument(help="key=value, such as training.batch_size=32.")
+    ] = None,
+    data: Annotated[
+        Optional[Path], typer.Option(help="A prepared data set; made from the recipe if it is embedded.")
+    ] = None,
+    out: Annotated[Optional[Path], typer.Option(help="The run folder; by default runs/RECIPE.")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the resolved recipe and stop.")] = False,
+) -> None:
+    """Train a recipe, or go on with its run; Ctrl-C stops cleanly."""
+    from ganvas.recipe import load_recipe
+
+    chosen = load_recipe(recipe, overrides or [])
+    if dry_run:
+        print(chosen.to_yaml(), end="")
+        return
+    from ganvas.training.device import choose_device
+    from ganvas.training.loop import train as run_training
+    from ganvas.training.run import recipe_store
+
+    choose_device(chosen.training.device)
+    run = run_training(chosen, recipe_store(chosen, data), out or Path("runs") / chosen.name)
+    print(f'trained: {run.folder}\ngenerate with: ganvas generate {run.folder} "a caption"')
+
+
+@app.command()
+def generate(
+    model: Annotated[Path, typer.Argument(help="A run folder, or a model folder.")],
+    captions: Annotated[Optional[list[str]], typer.Argument(help="What to generate.")] = None,
+    n: Annotated[int, typer.Option("-n", help="Images for each caption.")] = 1,
+    seed: Annotated[int, typer.Option(help="Of the noise: the same seed gives the same images.")] = 0,
+    out: Annotated[
+        Path, typer.Option(help="A PNG file (several images make one sheet), or a folder for one file each.")
+    ] = Path("generated.png"),
+    captions_from: Annotated[
+        Optional[str],
+        typer.Option(
+            "--captions", metavar="FILE", help="Captions from a file, one a line; - is standard input."
+        ),
+    ] = None,
+    style_from: Annotated[Optional[Path], typer.Option(help="Take the style over from this picture.")] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "auto",
+) -> None:
+    """Generate images for captions."""
+    texts = [*(captions or []), *(_read_captions(captions_from) if captions_from else [])]
+    if not texts and not sys.stdin.isatty():
+        texts = _read_captions("-")
+    from ganvas.generate import generate_files
+
+    for path in generate_files(model, texts, out, n=n, seed=seed, style_from=style_from, device=device):
+        print(path)
+
+
+def _read_captions(source: str) -> list[str]:
+    """One caption a line; empty lines are left out."""
+    try:
+        if source == "-":
+            raw = sys.stdin.buffer.read(_MAX_CAPTION_BYTES + 1)
+        else:
+            with Path(source).open("rb") as file:
+                raw = file.read(_MAX_CAPTION_BYTES + 1)
+        text = raw.decode("utf-8-sig")
+    except OSError as error:
+        raise GanvasError(f"{source}: captions cannot be read ({error.strerror})") from None
+    except UnicodeDecodeError:
+        raise GanvasError(f"{source}: captions must be UTF-8 text, one a line") from None
+    if len(raw) > _MAX_CAPTION_BYTES:
+        raise GanvasError(f"{source}: more than {_MAX_CAPTION_BYTES:,} bytes of captions; split the file")
+    return [line.strip() for line in text.splitlines() if line.strip()]
+
+
+@app.command()
+def demo(
+    out: Annotated[Path, typer.Option(help="Folder for data, run and gallery.")] = Path("demo"),
+    overrides: Annotated[Optional[list[str]], typer.Argument(help="key=value for the recipe.")] = None,
+) -> None:
+    """Prepare the emoji set, train a small model on it, and show what it generates for unseen captions."""
+    from ganvas.demo import run_demo
+
+    run_demo(out, overrides or [])
+
+
+@data_app.command("prepare")
+def data_prepare(
+    name: Annotated[str, typer.Argument(help="The data set: emoji.")],
+    size: Annotated[int, typer.Option(help="Side of the prepared images, pixels.")] = 64,
+    out: Annotated[
+        Optional[Path], typer.Option(help="The folder to make; by default data/NAME-SIZE.")
+    ] = None,
+    language: Annotated[
+        Optional[str], typer.Option(help="Of the captions, such as zh; English by default.")
+    ] = None,
+    workers: Annotated[Optional[int], typer.Option(help="Processes; by default one for each core.")] = None,
+    force: Annotated[bool, typer.Option("--force", help="Prepare again, over another data set.")] = False,
+) -> None:
+    """Prepare a data set for training."""
+    from ganvas.data.prepare import prepare
+
+    options = {} if language is None else {"language": language}
+    folder = out or Path("data") / "-".join([name, str(size), *options.values()])
+    prepare(name, folder, size=size, workers=workers, options=options, force=force)
+    print(folder)
+
+
+@data_app.command("show")
+def data_show(
+    folder: Annotated[Path, typer.Argument(help="A prepared data set.", metavar="DIR")],
+    out: Annotated[Path, typer.Option(help="The PNG file to write.")] = Path("contact-sheet.png"),
+    split: Annotated[Optional[str], typer.Option(help="Only this split.")] = None,
+    count: Annotated[int, typer.Option(help="Images on the sheet.")] = 40,
+    seed: Annotated[int, typer.Option(help="Which images.")] = 0,
+) -> None:
+    """Write a contact sheet of a prepared data set, with captions."""
+    from ganvas.data.show import show
+    from ganvas.data.store import Store
+
+    print(show(Store(folder), out, split=split, count=count, seed=seed))
+
+
+@data_app.command("inspect")
+def data_inspect(
+    folder: Annotated[Path, typer.Argument(help="A prepared data set.", metavar="DIR")],
+) -> None:
+    """Print counts, vocabulary, caption lengths and splits of a prepared data set."""
+    from rich.console import Console
+
+    from ganvas.data.show import inspect
+    from ganvas.data.store import Store
+
+    Console().print(inspect(Store(folder)))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,92 @@
+"""Captions to image files, as the command ``ganvas generate`` writes them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+from PIL import Image
+
+from ganvas.errors import GanvasError
+from ganvas.images import open_image
+from ganvas.pipeline import load
+from ganvas.sheets import Tile, save_png, sheet
+from ganvas.text.tokenizer import check_caption
+
+_MAX_ON_A_SHEET = 1024
+_MOST_COLUMNS = 8
+
+
+def generate_files(
+    path: Path,
+    captions: Sequence[str],
+    out: Path,
+    *,
+    n: int = 1,
+    seed: int = 0,
+    style_from: Path | None = None,
+    device: str = "auto",
+) -> list[Path]:
+    """Generate ``n`` images a caption and write them.
+
+    Args:
+        path: a run or model folder.
+        captions: at least one.
+        out: a ``.png`` file: one image as it is, several as a sheet; any other name is a folder that gets one
+            file an image.
+        n: images a caption.
+        seed: of the noise.
+        style_from: an image whose style is taken over.
+        device: ``auto``, ``cpu``, ``cuda`` or ``mps``.
+
+    Returns:
+        The files written.
+
+    Raises:
+        GanvasError: for everything that is wrong with the arguments, before anything is written.
+    """
+    for number, caption in enumerate(captions, start=1):
+        check_caption(caption, f"caption {number}")
+    single = out.suffix.lower() == ".png"
+    if not single and out.suffix:
+        raise GanvasError(f"{out}: images are written as PNG; name a .png file or a folder")
+    if single and len(captions) * n > _MAX_ON_A_SHEET:
+        raise GanvasError(
+            f"{out}: {len(captions) * n:,} images are too many for one sheet ({_MAX_ON_A_SHEET:,});"
+            " give a folder with --out"
+        )
+    style = open_image(style_from) if style_from else None
+    model = load(path, device=device)
+    images = model.generate(captions, n, seed, style_from=style)
+    if not single:
+        return _write_each(images, captions, n, out)
+    picture = images[0] if len(images) == 1 else _sheet(images, captions, n)
+    return [save_png(picture, out)]
+
+
+def _sheet(images: Sequence[Image.Image], captions: Sequence[str], n: int) -> Image.Image:
+    """A row a caption; a single image each: a grid with captions below."""
+    if n == 1:
+        tiles = [Tile(image, caption) for image, caption in zip(images, captions, strict=True)]
+        return sheet([tiles[i : i + _MOST_COLUMNS] for i in range(0, len(tiles), _MOST_COLUMNS)])
+    rows, titles = [], []
+    for number, caption in enumerate(captions):
+        mine = [Tile(image) for image in images[number * n : (number + 1) * n]]
+        for start in range(0, n, _MOST_COLUMNS):
+            rows.append(mine[start : start + _MOST_COLUMNS])
+            titles.append(caption if start == 0 else "")
+    return sheet(rows, row_titles=titles)
+
+
+def _write_each(images: Sequence[Image.Image], captions: Sequence[str], n: int, folder: Path) -> list[Path]:
+    """``0003-a-red-apple-1.png``: number of the caption, its first words, number of the image."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise GanvasError(f"{folder}: cannot make this folder ({error.strerror})") from None
+    paths = []
+    for number, image in enumerate(images):
+        words = re.sub(r"\W+", "-", captions[number // n].lower()).strip("-")[:40]
+        paths.append(save_png(image, folder / f"{number // n:04d}-{words}-{number % n}.png"))
+    return paths
