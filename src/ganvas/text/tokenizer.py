@@ -93,7 +93,7 @@ class WordTokenizer:
         trainer = trainers.WordLevelTrainer(
             vocab_size=_MAX_VOCABULARY, min_frequency=min_count, show_progress=False, special_tokens=[]
         )
-        counter.train_from_iterator((_readable(caption) for caption in captions), trainer)
+        counter.train_from_iterator((readable(caption) for caption in captions), trainer)
         found = counter.get_vocab(with_added_tokens=False)
         if not found:
             often = "" if min_count == 1 else f" at least {min_count} times (text.min_count)"
@@ -142,7 +142,7 @@ class WordTokenizer:
 
     def __call__(self, captions: Sequence[str]) -> Tensor:
         """Word ids ``(B, L)``, long; ``L`` is that of the longest caption, ``num_words`` at most."""
-        encodings = self._tokenizer.encode_batch_fast([_readable(caption) for caption in captions])
+        encodings = self._tokenizer.encode_batch_fast([readable(caption) for caption in captions])
         rows = [self._known(encoding.ids) for encoding in encodings]
         self._note_truncation(rows)
         tokens = torch.zeros(len(rows), min(self.num_words, max(map(len, rows), default=1)), dtype=torch.long)
@@ -172,6 +172,6 @@ def _set_word_rule(tokenizer: Tokenizer) -> None:
     tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(_WORD), behavior="removed", invert=True)
 
 
-def _readable(caption: str) -> str:
+def readable(caption: str) -> str:
     """A caption as the library takes it: bounded, and without halves of surrogate pairs."""
     return caption[:MAX_CAPTION_CHARACTERS].encode("utf-8", "replace").decode("utf-8")
