@@ -18,7 +18,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from ganvas.data.source import Rejected, Source, open_source
-from ganvas.data.store import Record, Store, StoreInfo, StoreWriter
+from ganvas.data.store import Record, Store, StoreInfo, StoreWriter, holds_store
 from ganvas.errors import GanvasError, RunStopped
 
 CHUNK = 32
@@ -91,10 +91,13 @@ def _check(source: Source, size: int, workers: int | None) -> None:
 
 
 def _prepared(path: Path, source: Source, size: int) -> StoreInfo | None:
-    """What is prepared at ``path`` if it is what is wanted; None if nothing is there."""
-    if not (path / "dataset.json").is_file():
+    """What is prepared at ``path`` if it is what is wanted; None if nothing is there, or only debris."""
+    if not holds_store(path):
         return None
-    info = Store(path).info
+    try:
+        info = Store(path).info
+    except GanvasError:
+        return None
     here = (info.name, info.size, info.options, info.source)
     if here == (source.name, size, source.options, source.about):
         return info

@@ -12,6 +12,7 @@ It is written aside and renamed into place, so a store that exists is whole.
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import hashlib
 import io
@@ -107,15 +108,13 @@ class Store:
                 f" make one with 'ganvas data prepare NAME --out {self.path}'"
             )
         try:
-            self.info = StoreInfo(**json.loads(meta.read_text(encoding="utf-8")))
+            self.info = _read_info(meta)
             table = pq.read_table(self.path / "captions.parquet", schema=_SCHEMA)
             self.images: npt.NDArray[np.uint8] = np.load(
                 self.path / "images.npy", mmap_mode="r", allow_pickle=False
             )
-        except (OSError, TypeError, ValueError, pa.ArrowException) as error:
-            raise GanvasError(
-                f"{self.path}: this prepared data set is damaged ({error}); prepare it again"
-            ) from None
+        except (OSError, EOFError, ValueError, pa.ArrowException) as error:
+            raise _damaged(self.path, str(error)) from None
         size, rows = self.info.size, table.num_rows
         if self.images.shape != (rows, size, size, 3) or self.images.dtype != np.uint8:
             raise GanvasError(
@@ -124,8 +123,12 @@ class Store:
             )
         self.ids: list[str] = table["id"].to_pylist()
         self.splits: list[str] = table["split"].to_pylist()
+        if self.info.splits != _count(self.splits):
+            raise _damaged(self.path, "the splits' counts in dataset.json are not those of captions.parquet")
         self.labels: list[str | None] = table["class"].to_pylist()
         self.captions: list[list[str]] = table["captions"].to_pylist()
+        if not all(self.captions):
+            raise _damaged(self.path, "captions.parquet has an image without a caption")
         self.attributes: list[dict[str, str]] = [dict(row or ()) for row in table["attributes"].to_pylist()]
 
     def __len__(self) -> int:
@@ -177,15 +180,17 @@ class StoreWriter:
         self._seen: set[str] = set()
         self._rejected: list[tuple[str, str]] = []
         self._digest = hashlib.sha256()
-        if self.path.exists() and not (self.path / "dataset.json").is_file():
+        if self.path.exists() and not holds_store(self.path):
             if not self.path.is_dir():
                 raise GanvasError(f"{self.path}: is a file; give a folder for the prepared data set")
             if any(self.path.iterdir()):
                 raise GanvasError(
                     f"{self.path}: is not empty and holds no prepared data set; choose another folder"
                 )
-        self._part = self.path.with_name(f".{self.path.name}.partial-{os.getpid()}")
+        whole = Path(os.path.abspath(self.path))  # noqa: PTH100 (unlike resolve, it follows no link)
+        self._part = whole.with_name(f".{whole.name}.partial-{os.getpid()}")
         try:
+            shutil.rmtree(self._part, ignore_errors=True)
             self._part.mkdir(parents=True)
             self._pixels = (self._part / "images.npy").open("wb")
             self._pixels.write(bytes(_HEADER_BYTES))
@@ -198,7 +203,8 @@ class StoreWriter:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._pixels.close()
+        with contextlib.suppress(OSError):  # what could not be written is thrown away below
+            self._pixels.close()
         shutil.rmtree(self._part, ignore_errors=True)
 
     def add(self, record: Record, image: npt.NDArray[np.uint8]) -> None:
@@ -213,7 +219,8 @@ class StoreWriter:
         self._records.append(record)
         pixels = np.ascontiguousarray(image).data
         self._pixels.write(pixels)
-        self._digest.update(repr((record.id, record.split, record.label, record.captions)).encode())
+        facts = (record.id, record.split, record.label, record.captions, sorted(record.attributes.items()))
+        self._digest.update(repr(facts).encode())
         self._digest.update(pixels)
 
     def reject(self, identity: str, reason: str) -> None:
@@ -242,7 +249,7 @@ class StoreWriter:
             csv.writer(file).writerows([("id", "reason"), *self._rejected])
         info = StoreInfo(
             size=self._size,
-            splits={name: sum(r.split == name for r in self._records) for name in SPLITS},
+            splits=_count([r.split for r in self._records]),
             num_captions=sum(len(r.captions) for r in self._records),
             num_classes=len({r.label for r in self._records if r.label is not None}),
             fingerprint=self._digest.hexdigest(),
@@ -251,6 +258,7 @@ class StoreWriter:
         text = json.dumps(asdict(info), indent=2, ensure_ascii=False) + "\n"
         (self._part / "dataset.json").write_text(text, encoding="utf-8")
         old = self._part.with_suffix(".old")
+        shutil.rmtree(old, ignore_errors=True)
         if self.path.exists():
             self.path.rename(old)
         self._part.rename(self.path)
@@ -266,6 +274,36 @@ class StoreWriter:
         self._pixels.seek(0)
         self._pixels.write(header.getvalue())
         self._pixels.close()
+
+
+def holds_store(path: Path) -> bool:
+    """Whether ``path`` is a folder with a prepared store's files, whole or damaged."""
+    return all((path / name).is_file() for name in ("dataset.json", "captions.parquet", "images.npy"))
+
+
+def _read_info(meta: Path) -> StoreInfo:
+    """What ``dataset.json`` holds; every way in which it can be wrong is a ValueError of one line."""
+    from pydantic import TypeAdapter, ValidationError
+
+    try:
+        info = TypeAdapter(StoreInfo).validate_json(meta.read_bytes())
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        place = ".".join(map(str, first["loc"]))
+        raise ValueError(f"dataset.json{f', {place}' if place else ''}: {first['msg']}") from None
+    if info.format != FORMAT:
+        raise ValueError(f"dataset.json: format {info.format}, but this Ganvas reads format {FORMAT}")
+    return info
+
+
+def _count(splits: Sequence[str]) -> dict[str, int]:
+    return {name: splits.count(name) for name in SPLITS}
+
+
+def _damaged(path: Path, reason: str) -> GanvasError:
+    return GanvasError(
+        f"{path}: this prepared data set is damaged ({' '.join(reason.split())}); prepare it again"
+    )
 
 
 def caption_table(captions: Sequence[Sequence[str]]) -> tuple[list[str], npt.NDArray[np.int64]]:
