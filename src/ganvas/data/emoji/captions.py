@@ -7,6 +7,7 @@ yet every word of a template is frequent. Other languages use their own names an
 from __future__ import annotations
 
 import hashlib
+import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 
@@ -47,6 +48,9 @@ _NEUTRAL = (
 )
 """For languages without templates of their own."""
 
+_CHINESE_TONE = re.compile(r"(肤色|皮膚) ?(?=\S)")
+"""A skin tone that another one follows."""
+
 _NO_TAGS = frozenset(
     (
         "about", "adult", "af", "again", "all", "and", "are", "ass", "awk", "bae", "bday", "bet", "bff",
@@ -57,7 +61,8 @@ _NO_TAGS = frozenset(
         "let", "light", "lit", "lmao", "lol", "male", "man", "medium", "men", "muah", "mwah", "nooo",
         "nope", "not", "now", "nyc", "off", "omg", "omw", "one", "out", "over", "own", "people", "person",
         "pga", "pissed", "rawr", "right", "rofl", "roflcopter", "roflmao", "sexy", "she", "shh", "smh",
-        "sms", "sub", "style", "sucks", "tbt", "the", "this", "thx", "tmi", "tmnt", "too", "triste", "ttfn", "ttyl",
+        "sms", "sub", "style", "sucks", "tbt", "the", "this", "thx", "tmi", "tmnt", "too", "triste",
+        "ttfn", "ttyl",
         "ugh", "uhh", "under", "up", "was", "what", "whatever", "when", "where", "whew", "who", "whoa",
         "why", "with", "woah", "woman", "women", "woo", "wow", "xoxo", "yay", "yikes", "yolo", "you",
         "your", "yum", "yup",
@@ -110,11 +115,11 @@ def english(identity: str, shown: str, style: str, tags: Sequence[str]) -> tuple
     mixed = shuffled(tags, identity)
     pairs = [mixed[start : start + 2] for start in (0, 2) if mixed[start : start + 2]]
     tagged = [
-        template.replace("{tags}", " and ".join(pair))
+        (template, " and ".join(pair))
         for template, pair in zip(shuffled(_TAGGED, identity), pairs, strict=False)
     ]
-    chosen = plain_ones[: 5 - len(tagged)] + tagged
-    return tuple(template.replace("{style}", style).replace("{shown}", shown) for template in chosen)
+    chosen = [(template, "") for template in plain_ones[: 5 - len(tagged)]] + tagged
+    return tuple(template.format(shown=shown, style=style, tags=pair) for template, pair in chosen)
 
 
 def translated(language: str, label: str, style: str, tags: Sequence[str], *, toned: bool) -> tuple[str, ...]:
@@ -124,16 +129,17 @@ def translated(language: str, label: str, style: str, tags: Sequence[str], *, to
         language: as emojibase names it.
         label: the name, with the skin tone in it where there is one.
         style: the drawing style's name.
-        tags: the tags; the first four are used.
+        tags: the tags; the first four that add something are used.
         toned: whether the label ends in a skin tone, after a colon.
     """
     chinese = language.startswith("zh")
-    name, *words = (" ".join(plain(text).split()) for text in (label, *tags[:4]))
+    name, *known = (" ".join(plain(text).split()) for text in (label, *tags))
+    words = [tag for tag in known if tag.lower() not in name.lower()][:4]
     if chinese:
-        name = name.replace(": ", "：").replace("：", "，" if toned else "：")
+        name = name.replace(": ", "：")
+    if chinese and toned:
+        name = _CHINESE_TONE.sub(r"\1、", name.replace("：", "，"))
     templates, tagged = _TEMPLATES.get(language, _NEUTRAL)
     listed = ("、" if chinese else ", ").join(words)
     chosen = templates + (tagged if listed else ())
-    return tuple(
-        t.replace("{style}", style).replace("{tags}", listed).replace("{label}", name) for t in chosen
-    )
+    return tuple(template.format(label=name, style=style, tags=listed) for template in chosen)

@@ -5,14 +5,15 @@ from __future__ import annotations
 import io
 from collections import Counter
 from collections.abc import Mapping
-from functools import cached_property
+from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 import numpy.typing as npt
 
 from ganvas.data.emoji import captions
 from ganvas.data.emoji.english import noun_phrase, plain
-from ganvas.data.emoji.pack import Drawing, Emoji, read_pack
+from ganvas.data.emoji.pack import Drawing, Emoji, Pack, read_pack
 from ganvas.data.emoji.people import Who, read_people
 from ganvas.data.emoji.split import Item, split
 from ganvas.data.source import Rejected, Source, chosen_options
@@ -36,7 +37,7 @@ class EmojiSource(Source):
     """
 
     name = "emoji"
-    licence = "Apache-2.0 AND CC-BY-4.0 AND MIT"
+    licence = "Apache-2.0 AND CC-BY-4.0 AND MIT AND Unicode-3.0"
     sizes = (32, 256)
 
     def __init__(self, options: Mapping[str, str]) -> None:
@@ -55,76 +56,85 @@ class EmojiSource(Source):
 
     def records(self) -> list[Record]:
         """Every drawing, in the order of the Unicode charts within each style."""
-        pack = read_pack()
+        catalogue = read_catalogue()
         language = self.options["language"]
-        drawings = list(pack.drawings.values())
-        english = {drawing.id: self._english(drawing) for drawing in drawings}
-        splits = split([self._item(drawing, english[drawing.id]) for drawing in drawings])
         return [
             Record(
                 id=drawing.id,
-                split=splits[drawing.id],
-                captions=english[drawing.id] if language == "en" else self._translated(drawing, language),
-                label=plain(self._who(pack.emojis[drawing.hexcode]).subject),
-                attributes=self._attributes(drawing),
+                split=catalogue.splits[drawing.id],
+                captions=catalogue.english[drawing.id]
+                if language == "en"
+                else _translated(catalogue.pack.emojis[drawing.hexcode], drawing.style, language),
+                label=plain(catalogue.who[drawing.hexcode].subject),
+                attributes=_attributes(catalogue, drawing),
             )
-            for drawing in drawings
+            for drawing in catalogue.pack.drawings.values()
         ]
 
     def load(self, record: Record, size: int) -> npt.NDArray[np.uint8]:
         """The drawing on white, uint8 ``(size, size, 3)``."""
         return render(self._drawings[record.id], size)
 
-    @cached_property
-    def _people(self) -> dict[str, Who]:
-        return read_people(e.names["en"][0] for e in read_pack().emojis.values() if e.base == e.hexcode)
 
-    @cached_property
-    def _tag_frequency(self) -> Counter[str]:
-        bases = (emoji for emoji in read_pack().emojis.values() if emoji.base == emoji.hexcode)
-        return Counter(tag for emoji in bases for tag in emoji.names["en"][1])
+@dataclass(frozen=True, kw_only=True)
+class Catalogue:
+    """What holds in every language."""
 
-    def _label(self, emoji: Emoji) -> str:
-        return read_pack().emojis[emoji.base].names["en"][0]
+    pack: Pack
+    who: dict[str, Who]
+    """By hexcode."""
+    english: dict[str, tuple[str, ...]]
+    """Captions by drawing."""
+    splits: dict[str, str]
+    """By drawing."""
 
-    def _who(self, emoji: Emoji) -> Who:
-        return self._people[self._label(emoji)]
 
-    def _english(self, drawing: Drawing) -> tuple[str, ...]:
-        emoji = read_pack().emojis[drawing.hexcode]
-        shown = noun_phrase(emoji, self._who(emoji), self._label(emoji))
-        tags = captions.useful_tags(emoji.names["en"][1], self._tag_frequency, shown)
-        return captions.english(drawing.id, shown, drawing.style, tags)
+@cache
+def read_catalogue() -> Catalogue:
+    """Subjects, English captions and splits of the pack that ships with Ganvas, made once a process."""
+    pack = read_pack()
+    labels = {hexcode: pack.emojis[emoji.base].names["en"][0] for hexcode, emoji in pack.emojis.items()}
+    people = read_people(labels.values())
+    bases = [emoji for emoji in pack.emojis.values() if emoji.base == emoji.hexcode]
+    frequency = Counter(tag for emoji in bases for tag in emoji.names["en"][1])
+    who = {hexcode: people[label] for hexcode, label in labels.items()}
+    english = {}
+    for drawing in pack.drawings.values():
+        emoji = pack.emojis[drawing.hexcode]
+        shown = noun_phrase(emoji, who[drawing.hexcode], labels[drawing.hexcode])
+        tags = captions.useful_tags(emoji.names["en"][1], frequency, shown)
+        english[drawing.id] = captions.english(drawing.id, shown, drawing.style, tags)
+    items = [_item(drawing, who[drawing.hexcode], english[drawing.id]) for drawing in pack.drawings.values()]
+    return Catalogue(pack=pack, who=who, english=english, splits=split(items))
 
-    def _translated(self, drawing: Drawing, language: str) -> tuple[str, ...]:
-        emoji = read_pack().emojis[drawing.hexcode]
-        label, tags = emoji.names[language]
-        return captions.translated(language, label, drawing.style, tags, toned=bool(emoji.skin_tones))
 
-    def _item(self, drawing: Drawing, english: tuple[str, ...]) -> Item:
-        who = self._who(read_pack().emojis[drawing.hexcode])
-        return Item(
-            id=drawing.id,
-            hexcode=drawing.hexcode,
-            subject=who.subject,
-            combination=(who.subject, who.gender, who.hair, drawing.style),
-            captions=english,
-        )
+def _item(drawing: Drawing, who: Who, english: tuple[str, ...]) -> Item:
+    return Item(
+        id=drawing.id,
+        hexcode=drawing.hexcode,
+        combination=(who.subject, who.gender, who.hair, drawing.style),
+        captions=english,
+    )
 
-    def _attributes(self, drawing: Drawing) -> dict[str, str]:
-        emoji = read_pack().emojis[drawing.hexcode]
-        who = self._who(emoji)
-        facts = {
-            "style": drawing.style,
-            "subject": plain(who.subject),
-            "name": plain(emoji.names["en"][0]),
-            "group": emoji.group,
-            "subgroup": emoji.subgroup,
-            "gender": who.gender,
-            "skin_tone": ", ".join(emoji.skin_tones),
-            "hair": who.hair,
-        }
-        return {name: value for name, value in facts.items() if value}
+
+def _translated(emoji: Emoji, style: str, language: str) -> tuple[str, ...]:
+    label, tags = emoji.names[language]
+    return captions.translated(language, label, style, tags, toned=bool(emoji.skin_tones))
+
+
+def _attributes(catalogue: Catalogue, drawing: Drawing) -> dict[str, str]:
+    emoji, who = catalogue.pack.emojis[drawing.hexcode], catalogue.who[drawing.hexcode]
+    facts = {
+        "style": drawing.style,
+        "subject": plain(who.subject),
+        "name": plain(emoji.names["en"][0]),
+        "group": emoji.group,
+        "subgroup": emoji.subgroup,
+        "gender": who.gender,
+        "skin_tone": ", ".join(emoji.skin_tones),
+        "hair": who.hair,
+    }
+    return {name: value for name, value in facts.items() if value}
 
 
 def render(drawing: Drawing, size: int) -> npt.NDArray[np.uint8]:

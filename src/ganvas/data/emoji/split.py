@@ -14,6 +14,7 @@ VAL_SHARE = 0.06
 """Of all drawings; those that the test split takes, and those that training needs, leave about 5 %."""
 
 _WORD = re.compile(r"\w+")
+_APART = re.compile(r"[\s，、：]+")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,7 +24,6 @@ class Item:
     id: str
     hexcode: str
     """What is drawn, in whatever style."""
-    subject: str
     combination: tuple[str | None, ...]
     """What must not be known from training: subject, style, and for people gender and hair."""
     captions: tuple[str, ...]
@@ -36,7 +36,7 @@ def words(captions: Iterable[str]) -> set[str]:
     for caption in captions:
         lower = caption.lower()
         found.update(_WORD.findall(lower))
-        found.update(part.strip("\"':,.()") for part in lower.split())
+        found.update(part.strip("\"':,.()") for part in _APART.split(lower))
     return found - {""}
 
 
