@@ -62,10 +62,8 @@ def convert(table: Table, state: Mapping[str, Tensor], ours: Mapping[str, Tensor
             if target in converted:
                 raise _error(table, f"'{sources[target]}' and '{key}' both give '{target}'")
             if value.shape != ours[target].shape:
-                raise _error(
-                    table,
-                    f"'{key}' has the shape {tuple(tensor.shape)}, '{target}' needs {_shape(ours[target])}",
-                )
+                needed = _shape(ours[target])
+                raise _error(table, f"'{key}' has the shape {_shape(tensor)}; '{target}' needs {needed}")
             converted[target], sources[target] = value.contiguous(), key
     for target, tensor in ours.items():
         if target not in converted and target.endswith(_COUNTER):
@@ -109,9 +107,8 @@ def _apply(table: Table, key: str, tensor: Tensor) -> list[tuple[str, Tensor]]:
             try:
                 value = tensor if rule.transform is None else rule.transform(tensor)
             except (IndexError, RuntimeError):
-                raise _error(
-                    table, f"'{key}' has the shape {_shape(tensor)}, which does not convert"
-                ) from None
+                problem = f"'{key}' has the shape {_shape(tensor)}, which is none of its"
+                raise _error(table, problem) from None
             results.append((match.expand(rule.target), value))
     if not known:
         raise _error(table, f"'{key}' is no key of this release")
@@ -119,9 +116,7 @@ def _apply(table: Table, key: str, tensor: Tensor) -> list[tuple[str, Tensor]]:
 
 
 def _error(table: Table, problem: str) -> GanvasError:
-    return GanvasError(
-        f"{table.name}: {problem}; check that the file and the settings belong to this release"
-    )
+    return GanvasError(f"{table.name}: {problem}; check that file and settings belong to this release")
 
 
 def _shape(tensor: Tensor) -> tuple[int, ...]:
