@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import warnings
 from pathlib import Path
-from typing import Annotated, NoReturn, Optional
+from typing import Annotated, Any, NoReturn
 
 import typer
 
@@ -26,7 +26,7 @@ data_app = typer.Typer(
 app.add_typer(data_app, name="data")
 
 # What typer raises for a wrong command line; older versions have it from click.
-_CommandLineError = typer.BadParameter.__mro__[2]
+_CommandLineError: Any = typer.BadParameter.__mro__[2]
 _MAX_CAPTION_BYTES = 10_000_000
 
 
@@ -39,7 +39,7 @@ def main() -> NoReturn:
     except GanvasError as error:
         status = _complain(str(error), error.exit_status)
     except _CommandLineError as error:
-        text = error.format_message()  # type: ignore[attr-defined]
+        text = error.format_message()
         status = _complain(f"{text} Try 'ganvas --help'.", 2) if text else 2
     except typer.Exit as stop:
         status = stop.exit_code
@@ -72,9 +72,7 @@ def _root(
 
 @app.command()
 def recipes(
-    name: Annotated[
-        Optional[str], typer.Argument(help="Print this recipe whole, with every default.")
-    ] = None,
+    name: Annotated[str | None, typer.Argument(help="Print this recipe whole, with every default.")] = None,
 ) -> None:
     """List the recipes that ship, or print one."""
     from ganvas.recipe import load_recipe
@@ -95,12 +93,12 @@ def train(
         str, typer.Argument(help="A recipe that ships (see 'ganvas recipes'), or a YAML file.")
     ],
     overrides: Annotated[
-        Optional[list[str]], typer.Argument(help="key=value, such as training.batch_size=32.")
+        list[str] | None, typer.Argument(help="key=value, such as training.batch_size=32.")
     ] = None,
     data: Annotated[
-        Optional[Path], typer.Option(help="A prepared data set; made from the recipe if it is embedded.")
+        Path | None, typer.Option(help="A prepared data set; made from the recipe if it is embedded.")
     ] = None,
-    out: Annotated[Optional[Path], typer.Option(help="The run folder; by default runs/RECIPE.")] = None,
+    out: Annotated[Path | None, typer.Option(help="The run folder; by default runs/RECIPE.")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the resolved recipe and stop.")] = False,
 ) -> None:
     """Train a recipe, or go on with its run; Ctrl-C stops cleanly."""
@@ -122,19 +120,19 @@ def train(
 @app.command()
 def generate(
     model: Annotated[Path, typer.Argument(help="A run folder, or a model folder.")],
-    captions: Annotated[Optional[list[str]], typer.Argument(help="What to generate.")] = None,
+    captions: Annotated[list[str] | None, typer.Argument(help="What to generate.")] = None,
     n: Annotated[int, typer.Option("-n", help="Images for each caption.")] = 1,
     seed: Annotated[int, typer.Option(help="Of the noise: the same seed gives the same images.")] = 0,
     out: Annotated[
         Path, typer.Option(help="A PNG file (several images make one sheet), or a folder for one file each.")
     ] = Path("generated.png"),
     captions_from: Annotated[
-        Optional[str],
+        str | None,
         typer.Option(
             "--captions", metavar="FILE", help="Captions from a file, one a line; - is standard input."
         ),
     ] = None,
-    style_from: Annotated[Optional[Path], typer.Option(help="Take the style over from this picture.")] = None,
+    style_from: Annotated[Path | None, typer.Option(help="Take the style over from this picture.")] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "auto",
 ) -> None:
     """Generate images for captions."""
@@ -168,7 +166,7 @@ def _read_captions(source: str) -> list[str]:
 @app.command()
 def demo(
     out: Annotated[Path, typer.Option(help="Folder for data, run and gallery.")] = Path("demo"),
-    overrides: Annotated[Optional[list[str]], typer.Argument(help="key=value for the recipe.")] = None,
+    overrides: Annotated[list[str] | None, typer.Argument(help="key=value for the recipe.")] = None,
 ) -> None:
     """Prepare the emoji set, train a small model on it, and show what it generates for unseen captions."""
     from ganvas.demo import run_demo
@@ -180,13 +178,11 @@ def demo(
 def data_prepare(
     name: Annotated[str, typer.Argument(help="The data set: emoji.")],
     size: Annotated[int, typer.Option(help="Side of the prepared images, pixels.")] = 64,
-    out: Annotated[
-        Optional[Path], typer.Option(help="The folder to make; by default data/NAME-SIZE.")
-    ] = None,
+    out: Annotated[Path | None, typer.Option(help="The folder to make; by default data/NAME-SIZE.")] = None,
     language: Annotated[
-        Optional[str], typer.Option(help="Of the captions, such as zh; English by default.")
+        str | None, typer.Option(help="Of the captions, such as zh; English by default.")
     ] = None,
-    workers: Annotated[Optional[int], typer.Option(help="Processes; by default one for each core.")] = None,
+    workers: Annotated[int | None, typer.Option(help="Processes; by default one for each core.")] = None,
     force: Annotated[bool, typer.Option("--force", help="Prepare again, over another data set.")] = False,
 ) -> None:
     """Prepare a data set for training."""
@@ -202,7 +198,7 @@ def data_prepare(
 def data_show(
     folder: Annotated[Path, typer.Argument(help="A prepared data set.", metavar="DIR")],
     out: Annotated[Path, typer.Option(help="The PNG file to write.")] = Path("contact-sheet.png"),
-    split: Annotated[Optional[str], typer.Option(help="Only this split.")] = None,
+    split: Annotated[str | None, typer.Option(help="Only this split.")] = None,
     count: Annotated[int, typer.Option(help="Images on the sheet.")] = 40,
     seed: Annotated[int, typer.Option(help="Which images.")] = 0,
 ) -> None:

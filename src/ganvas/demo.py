@@ -64,8 +64,8 @@ def _write_gallery(
         entries,
         title="Captions never seen, images never drawn",
         lead=(
-            "A GAN-INT-CLS trained on this machine a moment ago. The captions are of the test split: each is a"
-            " combination that training never showed, of words that it did. The first image of a row is the"
+            "A GAN-INT-CLS trained on this machine a moment ago. The captions are of the test split: each is"
+            " a combination that training never showed, of words that it did. The first image of a row is the"
             " real drawing, the others are generated from the caption alone."
         ),
         about={
@@ -84,7 +84,7 @@ def _write_gallery(
 def _in_words(score: RetrievalScore) -> str:
     protocol = score.protocol
     return (
-        f"How often an independent dual encoder ranks the image's own caption first among {protocol.candidates}"
-        f" captions: {score.num_images:,} images, one for the first caption of every image of the"
-        f" {protocol.split} split; mean and deviation over {protocol.folds} folds, seed {protocol.seed}."
+        "How often an independent dual encoder ranks the image's own caption first among"
+        f" {protocol.candidates} captions: {score.num_images:,} images, one for the first caption of every"
+        f" image of the {protocol.split} split; mean and deviation over {protocol.folds} folds, seed {protocol.seed}."
     )

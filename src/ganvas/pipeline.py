@@ -128,14 +128,15 @@ class Model:
     ) -> list[Image.Image]:
         """Generate ``n`` images for each caption.
 
-        Image ``j`` of every caption has the same noise, which depends on ``seed`` and ``j`` only: the same call
-        gives the same images whatever the batch size, and a longer list of captions changes nothing.
+        Image ``j`` of every caption has the same noise, which depends on ``seed`` and ``j`` only: the same
+        call gives the same images whatever the batch size, and a longer list of captions changes nothing.
 
         Args:
             captions: any number of strings.
             n: images for each.
             seed: of the noise.
-            style_from: an image whose style (all that the caption does not say) the results take over; they then
+            style_from: an image whose style (all that the caption does not say) the results take over; they
+            then
                 do not differ within a caption, so ``n`` should be 1.
             batch_size: images at once.
 

@@ -1,8 +1,8 @@
 """Recipes: a system, its data and its settings, read from YAML and checked.
 
-A recipe that ships is named (``gan-int-cls-emoji``); any other is a path to a YAML file. ``base: NAME`` starts
-from another recipe. Overrides on the command line are ``dotted.key=value``. A recipe resolves to one frozen
-``Recipe``, which is saved with the run.
+A recipe that ships is named (``gan-int-cls-emoji``); any other is a path to a YAML file. ``base: NAME``
+starts from another recipe. Overrides on the command line are ``dotted.key=value``. A recipe resolves to one
+frozen ``Recipe``, which is saved with the run.
 """
 
 from __future__ import annotations
@@ -100,7 +100,8 @@ class Recipe:
     def to_yaml(self) -> str:
         """The whole resolved recipe as YAML."""
         plain = json.loads(json.dumps(self.to_dict()))
-        return cast(str, yaml.safe_dump(plain, sort_keys=False, allow_unicode=True))
+        text: str = yaml.safe_dump(plain, sort_keys=False, allow_unicode=True)
+        return text
 
 
 def recipes() -> dict[str, str]:
@@ -126,7 +127,8 @@ def load_recipe(source: str | Path, overrides: Sequence[str] = ()) -> Recipe:
         overrides: ``dotted.key=value`` each; values are YAML.
 
     Raises:
-        GanvasError: no such recipe, an unknown key, a wrong type, an impossible combination; one line that names
+        GanvasError: no such recipe, an unknown key, a wrong type, an impossible combination; one line that
+        names
             the key, the value, and the nearest right spelling.
     """
     tree = _read(source, seen=())
@@ -140,10 +142,7 @@ def _read(source: str | Path, seen: tuple[str, ...]) -> dict[str, Any]:
     name = str(source)
     if name in seen:
         raise GanvasError(f"recipe {name}: its bases go round in a circle ({' -> '.join([*seen, name])})")
-    if name in _shipped():
-        tree = {"name": name, **_read_shipped(name)}
-    else:
-        tree = _read_file(Path(source))
+    tree = {"name": name, **_read_shipped(name)} if name in _shipped() else _read_file(Path(source))
     base = tree.pop("base", None)
     if base is None:
         return tree
@@ -185,7 +184,7 @@ def _merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
         below = merged.get(key)
         other_encoder = isinstance(value, Mapping) and "encoder" in value
         nested = isinstance(below, Mapping) and isinstance(value, Mapping) and not other_encoder
-        merged[key] = _merge(below, value) if nested else value
+        merged[key] = _merge(cast(Mapping[str, Any], below), value) if nested else value
     return merged
 
 

@@ -1,14 +1,15 @@
 """The feed: a prepared store to training batches.
 
-What a batch holds depends on nothing but the seed, the step and the rank, so a resumed run sees the batches of an
-undisturbed one, and ranks never share an image within an epoch. Bytes are gathered from the memory map by
-threads, a few steps ahead; cropping, flipping and scaling happen on the device, for the whole batch at once.
+What a batch holds depends on nothing but the seed, the step and the rank, so a resumed run sees the batches
+of an undisturbed one, and ranks never share an image within an epoch. Bytes are gathered from the memory map
+by threads, a few steps ahead; cropping, flipping and scaling happen on the device, for the whole batch at
+once.
 """
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Literal
@@ -98,8 +99,8 @@ class Feed:
         self.store, self.settings = store, settings
         if settings.image_size > store.info.size:
             raise GanvasError(
-                f"{store.path}: holds images of {store.info.size} px, but {settings.image_size} px are asked for;"
-                f" prepare it with --size {settings.image_size}"
+                f"{store.path}: holds images of {store.info.size} px, but {settings.image_size} px are asked"
+                f" for; prepare it with --size {settings.image_size}"
             )
         self.rows = store.rows(split)
         self.captions, starts = caption_table([store.captions[row] for row in self.rows])
@@ -140,7 +141,7 @@ class Feed:
             flips=torch.from_numpy(flips),
         )
 
-    def batches(self, first_step: int, device: torch.device) -> Iterator[FeedBatch]:
+    def batches(self, first_step: int, device: torch.device) -> Generator[FeedBatch, None, None]:
         """Batches from ``first_step`` on, for ever, on ``device``, gathered ahead by threads."""
         pool = ThreadPoolExecutor(self.settings.num_threads, thread_name_prefix="feed")
         waiting: deque[Future[FeedBatch]] = deque()
@@ -214,13 +215,15 @@ class _Others:
         """For each row of ``index``, a row of another group, uniformly."""
         begin, size = self._begin[index], self._size[index]
         place = (rng.random(len(index)) * (len(self._order) - size)).astype(np.int64)
-        return self._order[np.where(place < begin, place, place + size)]
+        chosen: Indices = self._order[np.where(place < begin, place, place + size)]
+        return chosen
 
     def balanced(self, rng: np.random.Generator, num: int) -> Indices:
         """``num`` rows: a group uniformly, then a row within it uniformly."""
         group = rng.integers(0, self.num_groups, num)
         inside = (rng.random(num) * self._counts[group]).astype(np.int64)
-        return self._order[self._begins[group] + inside]
+        chosen: Indices = self._order[self._begins[group] + inside]
+        return chosen
 
 
 def _class_numbers(labels: Sequence[str | None]) -> Indices:

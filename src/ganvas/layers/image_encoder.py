@@ -9,7 +9,8 @@ from torch import Tensor, nn
 
 
 class ImageEncoder(nn.Module):
-    """``(B, 3, S, S)`` images to ``(B, D)`` features: a residual unit and a halving at each scale down to 4x4.
+    """``(B, 3, S, S)`` images to ``(B, D)`` features: a residual unit and a halving at each scale down to
+    4x4.
 
     Args:
         width: channels at half resolution; they double at each halving, at most eightfold.

@@ -77,7 +77,8 @@ def load_retriever(name: str) -> Retriever:
             return _opened(folder)
     if not Path(name).is_dir():
         raise GanvasError(
-            f"no dual encoder ships for data set '{name}'; train one with the system 'retriever' and give its run"
+            f"no dual encoder ships for data set '{name}'; train one with the system 'retriever' and give its"
+            " run folder"
         )
     return _opened(Path(name))
 
@@ -90,7 +91,9 @@ def _opened(folder: Path) -> Retriever:
 
 
 def score_model(model: Model, store: Store, protocol: RetrievalProtocol) -> RetrievalScore:
-    """R-precision of one generated image for the first caption of every image of the split, each with its noise."""
+    """R-precision of one generated image for the first caption of every image of the split, each with its
+    noise.
+    """
     rows = store.rows(protocol.split)
     captions = [store.captions[row][0] for row in rows]
     batches = model.generate_arrays(captions, seed=protocol.seed, same_noise=False)

@@ -72,8 +72,8 @@ class Phase:
     wrong_images: bool = False
     """The batch carries the images of the mismatched pairs."""
     averaged: Sequence[nn.Module] = ()
-    """Submodules of which a moving average is kept; it is what samples show, what later phases see, and what is
-    saved in the end."""
+    """Submodules of which a moving average is kept; it is what samples show, what later phases see, and what
+    is saved in the end."""
     generates: bool = True
     """Whether sample sheets make sense in this phase."""
 

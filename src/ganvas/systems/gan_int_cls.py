@@ -1,4 +1,5 @@
-"""GAN, GAN-CLS, GAN-INT and GAN-INT-CLS: Reed et al., "Generative Adversarial Text to Image Synthesis", ICML 2016.
+"""GAN, GAN-CLS, GAN-INT and GAN-INT-CLS: Reed et al., "Generative Adversarial Text to Image Synthesis", ICML
+2016.
 
 A DCGAN whose generator sees ``[z; proj(phi(t))]`` and whose discriminator judges image and text together.
 Two switches make the four systems of the paper:
@@ -10,17 +11,17 @@ Two switches make the four systems of the paper:
 After the generator is trained, a style encoder S learns to give its noise back, ``||z - S(G(z, phi(t)))||^2``
 (equation 6), which carries the style of a query image over to another caption.
 
-Where the official code differs from the paper, both are settings: residual units in both networks, the mean of
-several captions, the mismatched pair made by another image instead of another caption. Ours: losses on logits;
-one draw of noise a step for both networks (``redraw_noise`` is the official two); no convolution biases (the
-official code sets them to zero before every step); the layers of the style encoder, which the paper leaves open;
-other image sizes than 64.
+Where the official code differs from the paper, both are settings: residual units in both networks, the mean
+of several captions, the mismatched pair made by another image instead of another caption. Ours: losses on
+logits; one draw of noise a step for both networks (``redraw_noise`` is the official two); no convolution
+biases (the official code sets them to zero before every step); the layers of the style encoder, which the
+paper leaves open; other image sizes than 64.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import log2
 from typing import Literal, NamedTuple, cast
 
@@ -62,7 +63,8 @@ class GanIntClsSettings:
     projection_norm: bool = False
     """Batch normalisation in the discriminator's projection of the text, as in ``main_cls_int`` [code]."""
     third_activation: bool = True
-    """False leaves out the activation after the discriminator's third convolution, as ``main_cls_int`` does."""
+    """False leaves out the activation after the discriminator's third convolution, as ``main_cls_int``
+    does."""
     convolution_bias: bool = False
     """Learned convolution biases; the official code has them but keeps them at zero."""
     mismatch: Literal["text", "image"] = "text"
@@ -89,7 +91,7 @@ class GanIntClsSettings:
     """Style encoder: squared norm (paper), or the norm itself."""
     style_width: int = 64
     """Channels after the style encoder's first convolution [inferred]."""
-    joint_embedding: JointEmbeddingSettings = JointEmbeddingSettings()
+    joint_embedding: JointEmbeddingSettings = field(default_factory=JointEmbeddingSettings)
     """How a char-CNN-RNN text encoder is trained."""
 
 
@@ -144,7 +146,7 @@ class Generator(nn.Module):
         seed = torch.cat([noise, self.project(sentence).to(noise.dtype)], dim=1)  # z first, text second
         # A transposed convolution of a 1x1 map is a matrix product, and much faster as one.
         weight = self.start.weight.permute(2, 3, 1, 0).flatten(0, 2)  # (4 * 4 * C, Z + P)
-        features = F.linear(seed, weight).unflatten(1, (4, 4, -1)).permute(0, 3, 1, 2)  # (B, C, 4, 4)
+        features = F.linear(seed, weight).view(len(seed), 4, 4, -1).permute(0, 3, 1, 2)  # (B, C, 4, 4)
         if self.start.bias is not None:
             features = features + self.start.bias.view(1, -1, 1, 1)
         return cast(Tensor, self.layers(features))
@@ -274,7 +276,9 @@ class GanIntCls(System):
         return cast(Tensor, self.style_encoder(images))
 
     def phases(self) -> Sequence[Phase]:
-        """Text encoder where it is trained here, then the GAN, then the style encoder on the frozen generator."""
+        """Text encoder where it is trained here, then the GAN, then the style encoder on the frozen
+        generator.
+        """
         s = self.settings
         adam = Adam(learning_rate=s.learning_rate, halve_every=s.halve_every)
         d_rate = s.discriminator_learning_rate or s.learning_rate
@@ -306,7 +310,9 @@ class GanIntCls(System):
         return Draw(noise, sentence, self.generator(noise, sentence))
 
     def interpolate(self, sentence: Tensor) -> Tensor:
-        """``beta s_i + (1 - beta) s_(i + B/2)`` for the first half of ``(B, D)`` sentences: ``(B // 2, D)``."""
+        """``beta s_i + (1 - beta) s_(i + B/2)`` for the first half of ``(B, D)`` sentences: ``(B // 2,
+        D)``.
+        """
         half = len(sentence) // 2
         first, second = sentence[:half], sentence[half : 2 * half]
         if self.settings.extrapolate:

@@ -1,9 +1,9 @@
 """Training a text encoder against images by structured joint embedding (Reed et al., CVPR 2016).
 
-Image features and sentences live in one space; each image must score its own caption above the captions of other
-images, and each caption its own image above other images, by a margin of 1 in the inner product. The image
-encoder is ours (the original used GoogLeNet features, which are not at hand for every data set) and is thrown
-away afterwards.
+Image features and sentences live in one space; each image must score its own caption above the captions of
+other images, and each caption its own image above other images, by a margin of 1 in the inner product. The
+image encoder is ours (the original used GoogLeNet features, which are not at hand for every data set) and is
+thrown away afterwards.
 """
 
 from __future__ import annotations
@@ -69,7 +69,9 @@ class JointEmbedding(nn.Module):
         return cast(Tensor, self.image_encoder(batch.images)), sentence
 
     def loss(self, batch: Batch, draw: tuple[Tensor, Tensor]) -> Losses:
-        """The chosen objective; ``accuracy`` is how often an image ranks its own caption first in the batch."""
+        """The chosen objective; ``accuracy`` is how often an image ranks its own caption first in the
+        batch.
+        """
         images, sentences = draw
         labels = batch.labels if self.settings.same_class_matches else None
         if self.settings.objective == "hinge":

@@ -7,7 +7,7 @@ XMC-GAN, Zhang et al., CVPR 2021).
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import torch.nn.functional as F
 from torch import Tensor
@@ -21,9 +21,8 @@ from ganvas.text.encoder import Text, TextEncoder
 class RetrieverSettings:
     """Settings of the dual encoder."""
 
-    joint_embedding: JointEmbeddingSettings = JointEmbeddingSettings(
-        objective="info-nce", same_class_matches=False
-    )
+    joint_embedding: JointEmbeddingSettings = field(default_factory=JointEmbeddingSettings)
+    """Objective and widths; recipes take InfoNCE."""
 
 
 class Retriever(System):

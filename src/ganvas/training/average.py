@@ -14,9 +14,9 @@ from ganvas.systems.base import System
 class Average:
     """A copy of a system whose averaged modules follow the live ones; the other modules are shared.
 
-    Parameters and floating-point buffers are averaged alike, so that running statistics belong to the weights they
-    are used with. Early in a run the half-life is shorter (a twentieth of the images seen, as StyleGAN3 does), so
-    that the first sample sheets show something.
+    Parameters and floating-point buffers are averaged alike, so that running statistics belong to the weights
+    they are used with. Early in a run the half-life is shorter (a twentieth of the images seen, as StyleGAN3
+    does), so that the first sample sheets show something.
 
     Args:
         system: the live system.
@@ -33,7 +33,7 @@ class Average:
             "averaged modules are children of the system"
         )
         shared = {id(m): m for m in system.children() if id(m) not in averaged}
-        self.system: System = copy.deepcopy(system, memo=shared)  # type: ignore[arg-type]
+        self.system: System = copy.deepcopy(system, memo=shared)
         self._half_life = half_life
         pairs = list(zip(system.children(), self.system.children(), strict=True))
         self._pairs = [(live, slow) for live, slow in pairs if live is not slow]

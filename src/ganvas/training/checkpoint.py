@@ -69,8 +69,8 @@ def load_checkpoint(folder: Path) -> tuple[dict[str, dict[str, Tensor]], dict[st
         for name, expected in sums.items():
             if _digest((folder / name).read_bytes()) != expected:
                 raise GanvasError(
-                    f"{folder / name}: truncated or changed since it was saved; remove {folder} to go on from an"
-                    " older checkpoint"
+                    f"{folder / name}: truncated or changed since it was saved; remove {folder} to go on"
+                    " from an older checkpoint"
                 )
         state = json.loads((folder / "state.json").read_bytes())
         groups = {Path(name).stem: load_file(folder / name) for name in sums if name.endswith(".safetensors")}
@@ -82,7 +82,9 @@ def load_checkpoint(folder: Path) -> tuple[dict[str, dict[str, Tensor]], dict[st
 
 
 def list_checkpoints(folder: Path) -> list[Path]:
-    """Whole checkpoints under ``folder``, oldest first; leftovers of interrupted writes are not among them."""
+    """Whole checkpoints under ``folder``, oldest first; leftovers of interrupted writes are not among
+    them.
+    """
     if not folder.is_dir():
         return []
     return sorted(p for p in folder.iterdir() if p.is_dir() and not p.name.endswith(_PARTIAL))

@@ -66,7 +66,9 @@ class Inputs:
 
 
 def cached_sentences(encoder: TextEncoder, captions: Sequence[str], fabric: Fabric, cache: Path) -> Tensor:
-    """Sentence vectors ``(N, D)`` of all captions, float32 on the CPU, computed once per encoder and captions."""
+    """Sentence vectors ``(N, D)`` of all captions, float32 on the CPU, computed once per encoder and
+    captions.
+    """
     path = cache / f"sentences-{_key(encoder, captions)}.safetensors"
     if path.is_file():
         return load_file(path)["sentences"]

@@ -1,4 +1,6 @@
-"""The log of a run: ``log.csv`` and TensorBoard, every loss term, and the check that all of them are finite."""
+"""The log of a run: ``log.csv`` and TensorBoard, every loss term, and the check that all of them are
+finite.
+"""
 
 from __future__ import annotations
 
@@ -21,8 +23,8 @@ _FIXED = ["phase", "step", "images", "images_per_second"]
 class Log:
     """Collects the terms of every step on the device and writes their means now and then.
 
-    Nothing is read back from the device inside a step: ``flush`` does that once for all collected steps, and then
-    says of the first value that is not finite in which step and term it stood.
+    Nothing is read back from the device inside a step: ``flush`` does that once for all collected steps, and
+    then says of the first value that is not finite in which step and term it stood.
 
     Args:
         folder: the run's.
@@ -99,9 +101,7 @@ class Log:
         if self._writer is None:
             from torch.utils.tensorboard import SummaryWriter
 
-            self._writer = SummaryWriter(  # type: ignore[no-untyped-call]
-                str(self._folder), purge_step=self._purge, flush_secs=30
-            )
+            self._writer = SummaryWriter(str(self._folder), purge_step=self._purge, flush_secs=30)
         return self._writer
 
     def _append(self, row: dict[str, Any]) -> None:

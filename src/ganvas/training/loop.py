@@ -1,8 +1,8 @@
 """The training loop: phases in order, turns within a step; resumes in the middle of any.
 
-Progress is counted in images seen. All randomness of a step comes from (seed, phase, step, rank), so a resumed
-run computes what an undisturbed one computes. A step never waits for the device: losses are collected there and
-read when a row of the log is due.
+Progress is counted in images seen. All randomness of a step comes from (seed, phase, step, rank), so a
+resumed run computes what an undisturbed one computes. A step never waits for the device: losses are collected
+there and read when a row of the log is due.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -81,7 +81,7 @@ def train(recipe: Recipe, store: Store, folder: Path) -> Run:
     torch.manual_seed(recipe.training.seed)
     system = build_system(recipe, captions=_train_captions(store)).to(fabric.device)
     if recipe.training.channels_last:
-        system.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        system.to(memory_format=torch.channels_last)
     system.requires_grad_(False)
     phases = system.phases()
     _check_budgets(recipe, phases)
@@ -168,7 +168,7 @@ class PhaseRun:
             with self._training([turn]):
                 with fabric.autocast():
                     losses = self.losses[turn.name](batch, draw)
-                losses.total.backward()
+                losses.total.backward()  # type: ignore[no-untyped-call]
             self._update(turn, (step - 1) * self.training.batch_size)
             terms |= {f"{turn.name}_loss": losses.total}
             terms |= {f"{turn.name}_{name}": value for name, value in losses.terms.items()}
@@ -314,9 +314,8 @@ def _make_adam(turn: Turn) -> torch.optim.Adam:
 def _average_gradients(fabric: Fabric, optimizer: torch.optim.Optimizer) -> None:
     """One exchange for all gradients of an optimizer."""
     grads = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
-    flat = torch.cat([grad.flatten() for grad in grads])
-    flat = fabric.all_reduce(flat, reduce_op="mean")
-    for grad, mean in zip(grads, flat.split([g.numel() for g in grads]), strict=True):
+    flat = cast(Tensor, fabric.all_reduce(torch.cat([grad.flatten() for grad in grads]), reduce_op="mean"))
+    for grad, mean in zip(grads, torch.split(flat, [g.numel() for g in grads]), strict=True):
         grad.copy_(mean.view_as(grad))
 
 

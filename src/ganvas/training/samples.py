@@ -34,9 +34,10 @@ def write_samples(system: System, recipe: Recipe, store: Store, path: Path) -> N
     for number, row in enumerate(chosen):
         generated = images[number * _IMAGES_A_CAPTION : (number + 1) * _IMAGES_A_CAPTION]
         lines.append([Tile(store.images[row]), *(Tile(image) for image in generated)])
+    seen = f"{int(path.stem.rsplit('-', 1)[1]):,} images seen"
     picture = sheet(
         lines,
-        title=f"{recipe.name}: {path.stem.rsplit('-', 1)[1].lstrip('0') or '0'} images seen, {split} captions",
+        title=f"{recipe.name}: {seen}, {split} captions",
         column_titles=["real", "generated"],
         row_titles=captions,
         lead_columns=1,
