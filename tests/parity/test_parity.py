@@ -89,7 +89,7 @@ def write_pair(folder, channels, characters, alphabet, spoil=lambda weights: Non
 @pytest.mark.parametrize(
     ("channels", "characters", "alphabet"),
     [
-        (32, 201, "abcdefghijklmnopqrstuvwxyz0123456789-,;.!?:'\"/\\|_@#$%^&*~`+-=<>()[]{} "),
+        (32, 201, ALPHABET),
         (24, 120, "aeiou& X"),
     ],
 )
