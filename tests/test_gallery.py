@@ -260,6 +260,6 @@ def test_the_page_fits_the_screen_and_shows_its_images(
         "Promise.all([...document.images].map(async i => {i.loading = 'eager'; await i.decode();"
         " return [i.naturalWidth, i.clientWidth, i.clientHeight]}))"
     )
-    assert all(natural == 16 and 80 <= shown == height for natural, shown, height in sizes)
+    assert all(natural == 16 and 50 <= shown == height for natural, shown, height in sizes)
     assert complaints == []
     page.close()

@@ -184,7 +184,8 @@ def _card(entry: Entry) -> str:
     for number, image in enumerate(entry.generated, 1):
         made = _image(image, f"Generated image {number} of {count} for the caption: {caption}")
         figures.append(f"<figure>{made}</figure>")
-    images = f'<div class="images">{"".join(figures)}</div>'
+    columns = "five" if -len(figures) % 5 < -len(figures) % 4 else "four"  # whichever leaves fewer gaps
+    images = f'<div class="images {columns}">{"".join(figures)}</div>'
     return f'<article class="card"><h3 dir="auto">{caption}</h3>{note}{images}</article>'
 
 
