@@ -51,7 +51,7 @@ def problems(path: Path) -> Iterator[str]:
     except UnicodeDecodeError:
         yield "is not UTF-8"
         return
-    yield from _shape(text)
+    yield from _shape(text, is_data=path.suffix == ".json")
     if (reader := _READERS.get(path.suffix)) is not None:
         try:
             reader(text)
@@ -61,8 +61,8 @@ def problems(path: Path) -> Iterator[str]:
         yield from _dead_links(path, text)
 
 
-def _shape(text: str) -> Iterator[str]:
-    if text and (not text.endswith("\n") or text.endswith("\n\n")):
+def _shape(text: str, *, is_data: bool) -> Iterator[str]:
+    if text and not is_data and (not text.endswith("\n") or text.endswith("\n\n")):
         yield "does not end in exactly one newline"
     if "\r" in text:
         yield "has carriage returns"
