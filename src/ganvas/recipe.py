@@ -257,6 +257,8 @@ def _check(kind: Any, value: Any, where: str) -> Any:
         return TypeAdapter(kind).validate_json(json.dumps(value), strict=True)
     except ValidationError as error:
         first = error.errors()[0]
+        if first["type"] == "value_error":
+            raise first["ctx"]["error"] from None
         key = ".".join([where, *(str(part) for part in first["loc"])])
         given = "" if first["type"] == "missing" else f", not {first['input']!r}"
         raise GanvasError(f"{key}: {_in_words(first)}{given}") from None

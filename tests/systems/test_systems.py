@@ -1,0 +1,135 @@
+"""What every system promises, checked over the registry."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+
+from ganvas.systems import find, systems
+from ganvas.systems.base import Batch, System
+from ganvas.systems.gan_int_cls import GanIntClsSettings
+from ganvas.systems.joint_embedding import JointEmbeddingSettings
+from ganvas.systems.retriever import RetrieverSettings
+from ganvas.text import build
+from ganvas.text.encoder import Text
+from ganvas.text.settings import CharCnnRnnSettings
+
+CAPTIONS = ["a red apple", "a blue bird on a branch", "the flag of Japan", "x"]
+
+_EMBEDDING = JointEmbeddingSettings(image_width=4)
+SMALL: dict[str, Any] = {
+    "gan-int-cls": GanIntClsSettings(
+        generator_width=4, discriminator_width=4, projection=8, style_width=4, joint_embedding=_EMBEDDING
+    ),
+    "retriever": RetrieverSettings(joint_embedding=_EMBEDDING),
+}
+GENERATING = [name for name in systems() if name != "retriever"]
+
+
+def small_system(name: str, image_size: int = 32, **changes: Any) -> System:
+    torch.manual_seed(0)
+    encoder = build(CharCnnRnnSettings(channels=8, embedding=16), None, None)
+    return find(name).build(replace(SMALL[name], **changes), encoder, image_size)
+
+
+def small_batch(system: System, size: int = 4) -> Batch:
+    text = system.embed(CAPTIONS[:size])
+    frozen = Text(*(part.detach() for part in text))
+    images = torch.randn(size, 3, system.image_size, system.image_size).tanh()
+    return Batch(
+        images=images,
+        tokens=system.text_encoder.tokenize(CAPTIONS[:size]),
+        text=frozen,
+        wrong_text=frozen.rows(torch.arange(size).roll(1)),
+        wrong_images=images.roll(1, 0),
+        labels=torch.arange(size),
+    )
+
+
+def test_every_system_has_small_settings_here() -> None:
+    assert set(SMALL) == set(systems())
+
+
+@pytest.mark.parametrize("image_size", [16, 32, 64, 128])
+@pytest.mark.parametrize("name", GENERATING)
+def test_generated_images_have_the_size_asked_for_and_lie_between_minus_one_and_one(
+    name: str, image_size: int
+) -> None:
+    system = small_system(name, image_size).eval()
+    with torch.no_grad():
+        images = system.generate(system.embed(CAPTIONS), torch.randn(4, system.noise_dim))
+    assert images[-1].shape == (4, 3, image_size, image_size)
+    assert images[-1].abs().max() <= 1
+
+
+@pytest.mark.parametrize("name", GENERATING)
+def test_generation_is_deterministic_and_follows_noise_and_caption(name: str) -> None:
+    system = small_system(name).eval()
+    noise = torch.randn(4, system.noise_dim)
+    with torch.no_grad():
+        text = system.embed(CAPTIONS)
+        first, again = system.generate(text, noise)[-1], system.generate(text, noise)[-1]
+        other_noise = system.generate(text, noise + 1)[-1]
+        other_text = system.generate(system.embed(CAPTIONS[::-1]), noise)[-1]
+    assert torch.equal(first, again)
+    assert not torch.allclose(first, other_noise)
+    assert not torch.allclose(first, other_text)
+
+
+@pytest.mark.parametrize("name", systems())
+def test_every_turn_reaches_all_of_its_parameters_and_no_others(name: str) -> None:
+    system = small_system(name).train().requires_grad_(False)
+    batch = small_batch(system)
+    for phase in system.phases():
+        for turn in phase.turns:
+            every = [module for t in phase.turns for module in t.modules]
+            for module in every:
+                module.requires_grad_(True)
+            draw = phase.draw(batch)
+            for module in every:
+                module.requires_grad_(False)
+            mine = {id(p) for module in turn.modules for p in module.parameters()}
+            for module in turn.modules:
+                module.requires_grad_(True)
+            losses = turn.loss(batch, draw)
+            losses.total.backward()
+            for parameter_name, parameter in system.named_parameters():
+                got = parameter.grad is not None and bool(parameter.grad.abs().sum() > 0)
+                assert got == (id(parameter) in mine), f"{phase.name}/{turn.name}: {parameter_name}"
+            system.zero_grad(set_to_none=True)
+            system.requires_grad_(False)
+
+
+@pytest.mark.parametrize("name", systems())
+def test_losses_are_finite_and_near_in_bfloat16(name: str) -> None:
+    system = small_system(name).train()
+    batch = small_batch(system)
+    for phase in system.phases():
+        for turn in phase.turns:
+            values = []
+            for enabled in (False, True):
+                twin = copy.deepcopy(system)
+                at = [p.name for p in system.phases()].index(phase.name)
+                twin_phase = twin.phases()[at]
+                twin_turn = next(t for t in twin_phase.turns if t.name == turn.name)
+                torch.manual_seed(1)
+                with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
+                    losses = twin_turn.loss(batch, twin_phase.draw(batch))
+                assert all(torch.isfinite(value) for value in (losses.total, *losses.terms.values()))
+                assert losses.total.dtype == torch.float32
+                values.append(losses.total.item())
+            assert values[1] == pytest.approx(values[0], rel=0.1, abs=0.02), f"{phase.name}/{turn.name}"
+
+
+@pytest.mark.parametrize("name", systems())
+def test_phases_have_names_of_their_own_and_average_only_children(name: str) -> None:
+    system = small_system(name)
+    phases = system.phases()
+    assert len({phase.name for phase in phases}) == len(phases)
+    children = {id(child) for child in system.children()}
+    assert all(id(module) in children for phase in phases for module in phase.averaged)
+    assert set(system.training_only) <= {child for child, _ in system.named_children()}
