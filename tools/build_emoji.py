@@ -167,9 +167,8 @@ def drawing(icons: dict[str, Any], name: str) -> tuple[str, list[float]]:
         body, _ = drawing(icons, icon["parent"])
     get = lambda key, default: icon.get(key, icons.get(key, default))  # noqa: E731
     box = [get("left", 0), get("top", 0), get("width", 16), get("height", 16)]
-    if icon.get("hFlip"):
-        body = f'<g transform="translate({2 * box[0] + box[2]} 0) scale(-1 1)">{body}</g>'
-    if icon.get("vFlip") or icon.get("rotate") or any(mark in body for mark in FORBIDDEN):
+    turned = any(icon.get(how) for how in ("hFlip", "vFlip", "rotate"))
+    if turned or any(mark in body for mark in FORBIDDEN):
         sys.exit(f"{icons['prefix']}/{name}: this drawing uses something that the pack does not carry")
     return body, box
 

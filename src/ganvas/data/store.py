@@ -187,8 +187,9 @@ class StoreWriter:
                 raise GanvasError(
                     f"{self.path}: is not empty and holds no prepared data set; choose another folder"
                 )
-        whole = Path(os.path.abspath(self.path))  # noqa: PTH100 (unlike resolve, it follows no link)
-        self._part = whole.with_name(f".{whole.name}.partial-{os.getpid()}")
+        # the whole path: "." cannot be renamed (and unlike resolve, this follows no link)
+        self._place = Path(os.path.abspath(self.path))  # noqa: PTH100
+        self._part = self._place.with_name(f".{self._place.name}.partial-{os.getpid()}")
         try:
             shutil.rmtree(self._part, ignore_errors=True)
             self._part.mkdir(parents=True)
@@ -259,9 +260,14 @@ class StoreWriter:
         (self._part / "dataset.json").write_text(text, encoding="utf-8")
         old = self._part.with_suffix(".old")
         shutil.rmtree(old, ignore_errors=True)
-        if self.path.exists():
-            self.path.rename(old)
-        self._part.rename(self.path)
+        if self._place.exists():
+            self._place.rename(old)
+        try:
+            self._part.rename(self._place)
+        except OSError:
+            if old.exists():
+                old.rename(self._place)
+            raise
         shutil.rmtree(old, ignore_errors=True)
         return info
 

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Sequence
 
 from ganvas.data.emoji.english import plain
 
-REVISION = 2
+REVISION = 3
 """Raised whenever captions or splits change, so that stores with older ones are prepared anew."""
 
 _PLAIN = (
