@@ -11,7 +11,8 @@ CHECKS    := lint format types imports files
 
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-# An environment made elsewhere (a moved checkout, another Python) is no environment: its scripts do not start.
+# In a checkout that was moved, or whose Python is gone, installing is due again. Tools are started as modules,
+# because their scripts hold the old place.
 ifneq ($(wildcard $(INSTALLED) $(DEV)),)
 ifneq ($(shell $(BIN)/python -c 'import ganvas; print(*ganvas.__path__)' 2>/dev/null),$(CURDIR)/src/ganvas)
 $(shell rm -f $(INSTALLED) $(DEV))
@@ -45,13 +46,13 @@ define run-check
 endef
 
 lint: $(DEV)
-	$(call run-check,ruff check,$(BIN)/ruff check)
+	$(call run-check,ruff check,$(BIN)/python -m ruff check)
 format: $(DEV)
-	$(call run-check,ruff format --check,$(BIN)/ruff format --check)
+	$(call run-check,ruff format --check,$(BIN)/python -m ruff format --check)
 types: $(DEV)
-	$(call run-check,mypy,$(BIN)/mypy)
+	$(call run-check,mypy,$(BIN)/python -m mypy)
 imports: $(DEV)
-	$(call run-check,lint-imports,$(BIN)/lint-imports)
+	$(call run-check,lint-imports,$(BIN)/python -c 'from importlinter.cli import lint_imports_command as run; run()')
 files: $(DEV)
 	$(call run-check,tools/check_files.py,$(BIN)/python tools/check_files.py)
 
