@@ -66,21 +66,7 @@ def test_sheets_and_galleries_need_no_torch() -> None:
     assert run_python("import sys, ganvas.gallery; print('torch' in sys.modules)") == "False"
 
 
-PUBLIC = [
-    pytest.param(
-        name,
-        marks=pytest.mark.xfail(
-            strict=True, reason=f"the subpackage ganvas.{name} takes the function's place"
-        )
-        if (ROOT / "src" / "ganvas" / name).is_dir()
-        else (),
-    )
-    for name in ganvas.__all__
-    if not name.startswith("_")
-]
-
-
-@pytest.mark.parametrize("name", PUBLIC)
+@pytest.mark.parametrize("name", [name for name in ganvas.__all__ if not name.startswith("_")])
 def test_every_public_name_stays_what_it_is_after_everything_is_imported(name: str) -> None:
     use = "import ganvas, ganvas.demo; ganvas.recipe.load_recipe('gan-int-cls-emoji-demo')"
     assert run_python(f"{use}; print(callable(ganvas.{name}))") == "True"

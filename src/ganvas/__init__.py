@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from ganvas.pipeline import load as load
-    from ganvas.recipe import recipes as recipes
-    from ganvas.systems import systems as systems
+    from ganvas.recipe import list_recipes as list_recipes
+    from ganvas.systems import list_systems as list_systems
 
 __version__ = "0.1.0"
-__all__ = ["__version__", "load", "recipes", "systems"]
+__all__ = ["__version__", "list_recipes", "list_systems", "load"]
 
-_HOMES = {"load": "ganvas.pipeline", "recipes": "ganvas.recipe", "systems": "ganvas.systems"}
+_HOMES = {"load": "ganvas.pipeline", "list_recipes": "ganvas.recipe", "list_systems": "ganvas.systems"}
 
 
 def __getattr__(name: str) -> Any:

@@ -75,13 +75,12 @@ def recipes(
     name: Annotated[str | None, typer.Argument(help="Print this recipe whole, with every default.")] = None,
 ) -> None:
     """List the recipes that ship, or print one."""
-    from ganvas.recipe import load_recipe
-    from ganvas.recipe import recipes as shipped
+    from ganvas.recipe import list_recipes, load_recipe
 
     if name is not None:
         print(load_recipe(name).to_yaml(), end="")
         return
-    found = shipped()
+    found = list_recipes()
     width = max(map(len, found))
     for recipe, about in found.items():
         print(f"{recipe:<{width}}  {about}")

@@ -86,5 +86,6 @@ def _in_words(score: RetrievalScore) -> str:
     return (
         "How often an independent dual encoder ranks the image's own caption first among"
         f" {protocol.candidates} captions: {score.num_images:,} images, one for the first caption of every"
-        f" image of the {protocol.split} split; mean and deviation over {protocol.folds} folds, seed {protocol.seed}."
+        f" image of the {protocol.split} split; mean and deviation over {protocol.folds} folds, seed"
+        f" {protocol.seed}."
     )

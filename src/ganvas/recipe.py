@@ -104,7 +104,7 @@ class Recipe:
         return text
 
 
-def recipes() -> dict[str, str]:
+def list_recipes() -> dict[str, str]:
     """The recipes that ship: name to one sentence about it."""
     return {name: _read_shipped(name).get("about", "") for name in _shipped()}
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from ganvas.systems import find, systems
+from ganvas.systems import find, list_systems
 from ganvas.systems.base import Batch, System
 from ganvas.systems.gan_int_cls import GanIntClsSettings
 from ganvas.systems.joint_embedding import JointEmbeddingSettings
@@ -27,7 +27,7 @@ SMALL: dict[str, Any] = {
     ),
     "retriever": RetrieverSettings(joint_embedding=_EMBEDDING),
 }
-GENERATING = [name for name in systems() if name != "retriever"]
+GENERATING = [name for name in list_systems() if name != "retriever"]
 
 
 def small_system(name: str, image_size: int = 32, **changes: Any) -> System:
@@ -51,7 +51,7 @@ def small_batch(system: System, size: int = 4) -> Batch:
 
 
 def test_every_system_has_small_settings_here() -> None:
-    assert set(SMALL) == set(systems())
+    assert set(SMALL) == set(list_systems())
 
 
 @pytest.mark.parametrize("image_size", [16, 32, 64, 128])
@@ -80,7 +80,7 @@ def test_generation_is_deterministic_and_follows_noise_and_caption(name: str) ->
     assert not torch.allclose(first, other_text)
 
 
-@pytest.mark.parametrize("name", systems())
+@pytest.mark.parametrize("name", list_systems())
 def test_every_turn_reaches_all_of_its_parameters_and_no_others(name: str) -> None:
     system = small_system(name).train().requires_grad_(False)
     batch = small_batch(system)
@@ -104,7 +104,7 @@ def test_every_turn_reaches_all_of_its_parameters_and_no_others(name: str) -> No
             system.requires_grad_(False)
 
 
-@pytest.mark.parametrize("name", systems())
+@pytest.mark.parametrize("name", list_systems())
 def test_losses_are_finite_and_near_in_bfloat16(name: str) -> None:
     system = small_system(name).train()
     batch = small_batch(system)
@@ -125,7 +125,7 @@ def test_losses_are_finite_and_near_in_bfloat16(name: str) -> None:
             assert values[1] == pytest.approx(values[0], rel=0.1, abs=0.02), f"{phase.name}/{turn.name}"
 
 
-@pytest.mark.parametrize("name", systems())
+@pytest.mark.parametrize("name", list_systems())
 def test_phases_have_names_of_their_own_and_average_only_children(name: str) -> None:
     system = small_system(name)
     phases = system.phases()

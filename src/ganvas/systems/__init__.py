@@ -40,7 +40,7 @@ class SystemEntry:
         return built
 
 
-def systems() -> list[str]:
+def list_systems() -> list[str]:
     """The names of the systems that Ganvas knows."""
     return sorted(_SYSTEMS)
 
