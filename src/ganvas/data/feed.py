@@ -259,11 +259,13 @@ def augment(images: Tensor, crops: Tensor, flips: Tensor, size: int) -> Tensor:
     Returns:
         ``(B, 3, size, size)`` in [-1, 1], float32, channels_last in memory.
     """
+    side = images.shape[1]
     span = torch.arange(size, device=images.device)
     columns = torch.where(flips[:, None], span.flip(0), span) + crops[:, 1:]  # (B, size)
-    lines = crops[:, :1] + span  # (B, size)
-    each = torch.arange(len(images), device=images.device)
-    cut = images[each[:, None, None], lines[:, :, None], columns[:, None, :]]  # (B, size, size, 3)
+    lines = torch.arange(len(images), device=images.device)[:, None] * side + crops[:, :1] + span  # (B, size)
+    pixels = (lines[:, :, None] * side + columns[:, None, :]).flatten()
+    # one long list of pixels: several times faster on a CPU than an index for each dimension
+    cut = images.flatten(0, 2).index_select(0, pixels).view(-1, size, size, 3)
     return cut.permute(0, 3, 1, 2).float().div_(127.5).sub_(1)
 
 
