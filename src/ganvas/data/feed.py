@@ -25,6 +25,10 @@ from ganvas.errors import GanvasError
 
 Indices = npt.NDArray[np.int64]
 
+# Kinds of random streams. NumPy fills seeds up with zeros, so [seed, n] and [seed, n, 0] would be one stream.
+_STEP, _EPOCH = 1, 2
+_KEPT_EPOCHS = 3  # orders in memory: batches gathered ahead reach into the next epoch
+
 
 @dataclass(frozen=True, kw_only=True)
 class FeedSettings:
@@ -122,7 +126,7 @@ class Feed:
     def batch(self, step: int) -> FeedBatch:
         """The batch of ``step`` on this rank, on the host: pinned where a GPU is at hand."""
         s = self.settings
-        rng = np.random.default_rng([s.seed, step, s.rank])
+        rng = np.random.default_rng([_STEP, s.seed, step, s.rank])
         index = self._by_class.balanced(rng, s.batch_size) if s.balanced else self._epoch_slice(step)
         wrong = self._others.draw(rng, index)
         spare = self.store.info.size - s.image_size
@@ -168,12 +172,12 @@ class Feed:
         return index
 
     def _permutation(self, epoch: int) -> Indices:
-        """The order of one epoch; the last few are kept."""
+        """The order of one epoch; the last few that were asked for are kept."""
         kept = self._permutations
         if epoch not in kept:
-            order = np.random.default_rng([self.settings.seed, epoch]).permutation(len(self.rows))
-            kept = {e: p for e, p in kept.items() if e > epoch - 3}
-            self._permutations = {**kept, epoch: order}
+            order = np.random.default_rng([_EPOCH, self.settings.seed, epoch]).permutation(len(self.rows))
+            recent = list(kept.items())[1 - _KEPT_EPOCHS :]
+            self._permutations = {**dict(recent), epoch: order}  # replaced whole: other threads read it
             return order
         return kept[epoch]
 
