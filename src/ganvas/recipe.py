@@ -53,6 +53,8 @@ class TrainingSettings:
     """Budget of each phase in images seen, by the phase's name; 0 leaves the phase out."""
     batch_size: int = 64
     """Images a step, over all ranks."""
+    batch_sizes: dict[str, int] = field(default_factory=dict)
+    """The same for single phases, by name, where it differs."""
     seed: int = 0
     device: str = "auto"
     """``auto``, ``cpu``, ``cuda`` or ``mps``."""
@@ -69,7 +71,7 @@ class TrainingSettings:
     log_every: int = 20
     """Steps between rows of the log."""
     sample_every: int = 20_000
-    """Images between sample sheets; 0 is none."""
+    """Images between sample sheets, the first three at an eighth, a quarter and half of it; 0 is none."""
     samples: int = 8
     """Captions on a sample sheet."""
     save_every: int = 20_000
@@ -293,17 +295,10 @@ def _check_ranges(recipe: Recipe) -> None:
         (data.image_size in sizes, "data.image_size", data.image_size, f"should be one of {sizes}"),
         (0 <= data.flip <= 1, "data.flip", data.flip, "should be between 0 and 1"),
         (data.captions >= 1, "data.captions", data.captions, "should be at least 1"),
-        (training.batch_size >= 2, "training.batch_size", training.batch_size, "should be at least 2"),
         (training.num_devices >= 1, "training.num_devices", training.num_devices, "should be at least 1"),
         (training.keep >= 1, "training.keep", training.keep, "should be at least 1"),
         (training.log_every >= 1, "training.log_every", training.log_every, "should be at least 1"),
         (training.save_every >= 1, "training.save_every", training.save_every, "should be at least 1"),
-        (
-            training.batch_size % training.num_devices == 0,
-            "training.batch_size",
-            training.batch_size,
-            f"should be a multiple of training.num_devices ({training.num_devices})",
-        ),
         (
             data.stored_size is None or data.stored_size >= data.image_size,
             "data.stored_size",
@@ -311,6 +306,13 @@ def _check_ranges(recipe: Recipe) -> None:
             f"should be at least data.image_size ({data.image_size})",
         ),
     ]
+    for key, size in {"": training.batch_size, **training.batch_sizes}.items():
+        name = f"training.batch_sizes.{key}" if key else "training.batch_size"
+        ranks = training.num_devices
+        rules += [
+            (size >= 2 * ranks, name, size, f"should be at least 2 for each of {ranks} devices"),
+            (size % ranks == 0, name, size, f"should be a multiple of training.num_devices ({ranks})"),
+        ]
     for holds, key, value, rule in rules:
         if not holds:
             raise GanvasError(f"{key}: {rule}, not {value!r}")

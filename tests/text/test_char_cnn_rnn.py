@@ -3,7 +3,7 @@ import torch
 from torch import nn
 
 from ganvas.errors import GanvasError
-from ganvas.text.char_cnn_rnn import CharCnnRnn, CharGru
+from ganvas.text.char_cnn_rnn import CharCnnRnn, CharGru, build
 from ganvas.text.settings import ALPHABET, CharCnnRnnSettings
 
 
@@ -112,3 +112,10 @@ def test_impossible_settings_are_refused_by_name(wrong):
     with pytest.raises(GanvasError, match=f"text.{next(iter(wrong))}: ") as caught:
         CharCnnRnnSettings(**wrong)
     assert "\n" not in str(caught.value)
+
+
+def test_captions_in_another_script_are_refused_instead_of_learning_nothing():
+    settings = CharCnnRnnSettings(channels=8, embedding=8)
+    with pytest.raises(GanvasError, match=r"text\.alphabet: holds only 24 % .*bilstm"):
+        build(settings, ["消防员，深肤色，noto 风格"] * 3 + ["苹果" * 7])
+    assert build(settings, ["a firefighter, 消防员", "a red apple"]).share_known(["Ab, c!"]) == 1.0

@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ganvas.errors import GanvasError
 from ganvas.text.encoder import Text, TextEncoder
 from ganvas.text.settings import RECEPTIVE_FIELD, CharCnnRnnSettings
 
@@ -115,6 +116,12 @@ class CharCnnRnn(TextEncoder):
             read = read.lower()[: self.settings.characters]  # a letter's lower case may be two characters
         return [self._ids.get(character, self._unknown) for character in read] or [self._unknown]
 
+    def share_known(self, captions: Sequence[str]) -> float:
+        """The share of the captions' letters and digits that the alphabet holds."""
+        lower = self.settings.lower_case
+        letters = [c for caption in captions for c in (caption.lower() if lower else caption) if c.isalnum()]
+        return sum(c in self._ids for c in letters) / len(letters) if letters else 1.0
+
     def forward(self, tokens: Tensor) -> Text:
         """Encode character ids ``(B, L)`` as ``tokenize`` makes them."""
         states = self.gru(self._convolve(tokens))
@@ -158,5 +165,16 @@ def build(
     captions: Sequence[str] | None = None,
     files: Mapping[str, str] | None = None,
 ) -> CharCnnRnn:
-    """As ``ganvas.text.build``; captions and files are not needed."""
-    return CharCnnRnn(settings)
+    """As ``ganvas.text.build``. There is no vocabulary: captions only have to be in the alphabet's script.
+
+    Raises:
+        GanvasError: most letters of the captions are not in the alphabet, so nothing could be learned of them.
+    """
+    encoder = CharCnnRnn(settings)
+    known = encoder.share_known(captions[:1000]) if captions else 1.0
+    if known < 0.5:
+        raise GanvasError(
+            f"text.alphabet: holds only {100 * known:.0f} % of the letters of these captions; list their letters"
+            " there, or use text.encoder=bilstm"
+        )
+    return encoder

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+
 import torch
 from lightning_fabric import Fabric
 
@@ -37,9 +39,14 @@ def fast_in_bfloat16(device: torch.device) -> bool:
     if device.type == "cuda":
         return torch.cuda.get_device_capability(device) >= (8, 0)
     if device.type == "cpu":
-        able = torch.cpu.get_capabilities()
+        able = getattr(torch.cpu, "get_capabilities", _older_capabilities)()
         return bool(able.get("avx512_bf16") or able.get("amx_bf16"))
     return False
+
+
+def _older_capabilities() -> dict[str, bool]:
+    """The same for PyTorch 2.8, which does not say it in public."""
+    return {"avx512_bf16": torch.cpu._is_avx512_bf16_supported()}
 
 
 def choose_precision(name: str, device: torch.device) -> str:
@@ -51,6 +58,7 @@ def choose_precision(name: str, device: torch.device) -> str:
 
 def make_fabric(training: TrainingSettings) -> Fabric:
     """Fabric for these settings, launched."""
+    logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
     device = choose_device(training.device)
     precision = choose_precision(training.precision, device)
     fabric = Fabric(

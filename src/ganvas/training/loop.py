@@ -105,7 +105,8 @@ class PhaseRun:
     def __init__(self, job: Job, number: int, phase: Phase) -> None:
         self.job, self.number, self.phase = job, number, phase
         self.training = job.recipe.training
-        self.steps = -(-self.training.images[phase.name] // self.training.batch_size)
+        self.batch_size = self.training.batch_sizes.get(phase.name, self.training.batch_size)
+        self.steps = -(-self.training.images[phase.name] // self.batch_size)
         self.optimizers = {turn.name: _make_adam(turn) for turn in phase.turns}
         self.average = Average(job.system, phase.averaged, self.training.ema_half_life)
         self.draw, self.losses = phase.draw, {turn.name: turn.loss for turn in phase.turns}
@@ -139,7 +140,7 @@ class PhaseRun:
         feed = self._feed()
         encoder, fabric = self.job.system.text_encoder, self.job.fabric
         inputs = Inputs(encoder, feed.captions, self.phase, fabric, self.job.run.folder / "cache")
-        size = self.training.batch_size
+        size = self.batch_size
         batches = feed.batches(first, fabric.device)
         clock, clock_step, note = time.perf_counter(), first, ""
         with progress(self.phase.name, self.steps * size, start=first * size) as report:
@@ -169,10 +170,10 @@ class PhaseRun:
                 with fabric.autocast():
                     losses = self.losses[turn.name](batch, draw)
                 losses.total.backward()  # type: ignore[no-untyped-call]
-            self._update(turn, (step - 1) * self.training.batch_size)
+            self._update(turn, (step - 1) * self.batch_size)
             terms |= {f"{turn.name}_loss": losses.total}
             terms |= {f"{turn.name}_{name}": value for name, value in losses.terms.items()}
-        self.average.update(self.training.batch_size, step * self.training.batch_size)
+        self.average.update(self.batch_size, step * self.batch_size)
         return terms
 
     def _update(self, turn: Turn, images: int) -> None:
@@ -208,7 +209,7 @@ class PhaseRun:
     def _feed(self) -> Feed:
         data, training, fabric = self.job.recipe.data, self.training, self.job.fabric
         settings = FeedSettings(
-            batch_size=training.batch_size // fabric.world_size,
+            batch_size=self.batch_size // fabric.world_size,
             image_size=data.image_size,
             flip=data.flip,
             captions=1 if self.phase.trains_text else data.captions,
@@ -230,16 +231,26 @@ class PhaseRun:
         """Sample sheet and checkpoint, where this step is one for them; the end, if the user asked for it."""
         training, last = self.training, step == self.steps
         stop = self.job.stop()
-        if log and self.phase.generates and (last or _due(step, training.batch_size, training.sample_every)):
-            name = f"{self.phase.name}-{step * training.batch_size:08d}.png"
+        if log and self.phase.generates and (last or self._sample_due(step)):
+            name = f"{self.phase.name}-{step * self.batch_size:08d}.png"
             write_samples(self.average.system, self.job.recipe, self.job.store, self.job.run.samples / name)
-        if log and (last or stop or _due(step, training.batch_size, training.save_every)):
+        if log and (last or stop or _due(step, self.batch_size, training.save_every)):
             self._save(step, log)
         if stop and not last:
             raise Interrupted(
                 f"stopped at phase {self.phase.name}, step {step}, everything saved;"
                 " the same command goes on from here"
             )
+
+    def _sample_due(self, step: int) -> bool:
+        """At every multiple of ``sample_every`` images, and at its eighth, quarter and half: the first ones early."""
+        every = self.training.sample_every
+        early = step * self.batch_size < every and any(
+            _due(step, self.batch_size, every // part) and (step * self.batch_size) // (every // part) == 1
+            for part in (2, 4, 8)
+            if every >= part
+        )
+        return early or _due(step, self.batch_size, every)
 
     def _save(self, step: int, log: Log) -> None:
         """Write a checkpoint and the model as it is now."""
@@ -252,7 +263,7 @@ class PhaseRun:
         prune_checkpoints(self.job.run.checkpoints, self.training.keep)
         if self.phase.generates:
             earlier = _trained(self.job.recipe, self.job.system.phases()[: self.number])
-            seen = {**earlier, self.phase.name: step * self.training.batch_size}
+            seen = {**earlier, self.phase.name: step * self.batch_size}
             save_model(self.average.system, self.job.recipe, self.job.run.model, seen)
 
     def _restore(self, checkpoint: Path) -> tuple[int, dict[str, Any] | None]:
@@ -295,14 +306,16 @@ def _train_captions(store: Store) -> list[str]:
 def _check_budgets(recipe: Recipe, phases: Sequence[Phase]) -> None:
     """Budgets name phases of this system, and are not negative."""
     known = [phase.name for phase in phases]
-    for name, images in recipe.training.images.items():
-        if name not in known:
-            raise GanvasError(
-                f"training.images: system {recipe.system} with this text encoder has no phase '{name}';"
-                f" {did_you_mean(name, known)}"
-            )
-        if images < 0:
-            raise GanvasError(f"training.images.{name}: should be at least 0, not {images}")
+    training = recipe.training
+    for key, by_phase in (("images", training.images), ("batch_sizes", training.batch_sizes)):
+        for name, value in by_phase.items():
+            if name not in known and value != 0:
+                raise GanvasError(
+                    f"training.{key}: system {recipe.system} with text encoder {recipe.text.encoder} has no"
+                    f" phase '{name}'; {did_you_mean(name, known)}"
+                )
+            if value < 0:
+                raise GanvasError(f"training.{key}.{name}: should be at least 0, not {value}")
 
 
 def _make_adam(turn: Turn) -> torch.optim.Adam:
