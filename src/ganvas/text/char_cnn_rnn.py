@@ -168,7 +168,8 @@ def build(
     """As ``ganvas.text.build``. There is no vocabulary: captions only have to be in the alphabet's script.
 
     Raises:
-        GanvasError: most letters of the captions are not in the alphabet, so nothing could be learned of them.
+        GanvasError: most letters of the captions are not in the alphabet, so nothing could be learned of
+        them.
     """
     encoder = CharCnnRnn(settings)
     known = encoder.share_known(captions[:1000]) if captions else 1.0

@@ -243,7 +243,7 @@ class PhaseRun:
             )
 
     def _sample_due(self, step: int) -> bool:
-        """At every multiple of ``sample_every`` images, and at its eighth, quarter and half: the first ones early."""
+        """At every multiple of ``sample_every`` images, and at an eighth, a quarter and half of it."""
         every = self.training.sample_every
         early = step * self.batch_size < every and any(
             _due(step, self.batch_size, every // part) and (step * self.batch_size) // (every // part) == 1
