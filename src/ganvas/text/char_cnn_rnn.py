@@ -175,7 +175,7 @@ def build(
     known = encoder.share_known(captions[:1000]) if captions else 1.0
     if known < 0.5:
         raise GanvasError(
-            f"text.alphabet: holds only {100 * known:.0f} % of the letters of these captions; list their letters"
-            " there, or use text.encoder=bilstm"
+            f"text.alphabet: holds only {100 * known:.0f} % of the letters of these captions; list their"
+            " letters there, or use text.encoder=bilstm"
         )
     return encoder
