@@ -1,6 +1,6 @@
 """Prepare, train and generate from Python: what the commands of the README do.
 
-Run it in an empty folder: ``python first_steps.py``. A minute or two; the images are blobs of the right colour.
+Run it in an empty folder: ``python first_steps.py``. It takes a minute or two; the images are blobs.
 """
 
 from pathlib import Path
@@ -13,6 +13,7 @@ from ganvas.training.loop import train
 
 
 def main() -> None:
+    """Three steps."""
     prepare("emoji", "data/emoji-64", size=64)
     recipe = load_recipe("gan-int-cls-emoji-demo", ["training.images.text=6400", "training.images.gan=8000"])
     run = train(recipe, Store("data/emoji-64"), Path("runs/first-steps"))
