@@ -40,7 +40,11 @@ def main() -> NoReturn:
         status = _complain(str(error), error.exit_status)
     except _CommandLineError as error:
         text = error.format_message()
-        status = _complain(f"{text} Try 'ganvas --help'.", 2) if text else 2
+        if text.startswith("Usage:"):  # no command at all: show what there is
+            print(text)
+            status = 2
+        else:
+            status = _complain(f"{text} Try 'ganvas --help'.", 2)
     except typer.Exit as stop:
         status = stop.exit_code
     except (KeyboardInterrupt, typer.Abort):
