@@ -52,7 +52,7 @@ class RetrievalScore:
     """Standard deviation over folds."""
     num_images: int
     images: str
-    """``generated`` or ``real``."""
+    """``generated``, ``real``, or ``real, shuffled``."""
     protocol: RetrievalProtocol
     data: str
     """Fingerprint of the data set."""
@@ -100,12 +100,17 @@ def score_model(model: Model, store: Store, protocol: RetrievalProtocol) -> Retr
     return _score(batches, captions, "generated", store, protocol)
 
 
-def score_real(store: Store, protocol: RetrievalProtocol) -> RetrievalScore:
-    """R-precision of the real images: what a perfect generator could expect."""
+def score_real(store: Store, protocol: RetrievalProtocol, *, shuffled: bool = False) -> RetrievalScore:
+    """R-precision of the real images: what a perfect generator could expect.
+
+    With ``shuffled``, every image stands for the caption of another one: what chance gives.
+    """
     rows = store.rows(protocol.split)
     captions = [store.captions[row][0] for row in rows]
+    if shuffled:
+        rows = np.random.default_rng(protocol.seed).permutation(rows)
     batches = (store.images[rows[i : i + _CHUNK]] for i in range(0, len(rows), _CHUNK))
-    return _score(batches, captions, "real", store, protocol)
+    return _score(batches, captions, "real, shuffled" if shuffled else "real", store, protocol)
 
 
 @torch.inference_mode()

@@ -1,0 +1,48 @@
+"""How well a trained model follows captions: R-precision of its images, of real ones, and of shuffled ones.
+
+    python benchmarks/quality.py runs/gan-int-cls-emoji --data data/emoji-64 --out quality.json
+
+The shuffled row is the level of chance, measured: every real image stands for the caption of another one.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import torch
+from common import machine, run_script, write_result
+
+from ganvas.data.store import Store
+from ganvas.pipeline import load
+from ganvas.scores.retrieval import RetrievalProtocol, score_model, score_real
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
+    parser.add_argument("model", type=Path, help="a run or model folder")
+    parser.add_argument("--data", type=Path, required=True, help="the prepared data set")
+    parser.add_argument("--split", default="test")
+    parser.add_argument("--out", type=Path, help="a JSON file")
+    options = parser.parse_args()
+    store, model = Store(options.data), load(options.model)
+    protocol = RetrievalProtocol(split=options.split)
+    scores = [
+        score_model(model, store, protocol),
+        score_real(store, protocol),
+        score_real(store, protocol, shuffled=True),
+    ]
+    for score in scores:
+        print(f"{score.images:<14} {score}")
+    if options.out:
+        result = {
+            "recipe": model.recipe.name,
+            "images_seen": model.trained,
+            "scores": [score.to_dict() for score in scores],
+            "machine": machine(torch.device("cpu")),
+        }
+        write_result(options.out, result)
+
+
+if __name__ == "__main__":
+    run_script(main)
