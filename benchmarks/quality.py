@@ -16,6 +16,8 @@ from common import machine, run_script, write_result
 from ganvas.data.store import Store
 from ganvas.pipeline import load
 from ganvas.scores.retrieval import RetrievalProtocol, score_model, score_real
+from ganvas.sheets import save_png
+from ganvas.training.samples import sample_sheet
 
 
 def main() -> None:
@@ -24,6 +26,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True, help="the prepared data set")
     parser.add_argument("--split", default="test")
     parser.add_argument("--out", type=Path, help="a JSON file")
+    parser.add_argument("--sheet", type=Path, help="a PNG of captions spread evenly over the split")
     options = parser.parse_args()
     store, model = Store(options.data), load(options.model)
     protocol = RetrievalProtocol(split=options.split)
@@ -34,6 +37,8 @@ def main() -> None:
     ]
     for score in scores:
         print(f"{score.images:<14} {score}")
+    if options.sheet:
+        save_png(sample_sheet(model, store, options.split, count=12), options.sheet)
     if options.out:
         result = {
             "recipe": model.recipe.name,

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import torch
+import numpy as np
+from PIL import Image
 
 from ganvas.data.store import Store
 from ganvas.pipeline import Model
@@ -12,34 +13,60 @@ from ganvas.recipe import Recipe
 from ganvas.sheets import Tile, save_png, sheet
 from ganvas.systems.base import System
 
-_IMAGES_A_CAPTION = 6
-
 
 def write_samples(system: System, recipe: Recipe, store: Store, path: Path) -> None:
-    """Draw one sheet.
+    """Draw the sheet of a run in training.
 
     Args:
         system: with the weights to show; it stays in the mode it is in.
         recipe: how many captions, which seed.
         store: captions come from its first split of val, test, train that has images.
-        path: of the PNG.
+        path: of the PNG; its name ends in the number of images seen.
     """
     split = next(name for name in ("val", "test", "train") if store.info.splits.get(name))
-    rows = store.rows(split)
-    chosen = rows[torch.linspace(0, len(rows) - 1, min(recipe.training.samples, len(rows))).long().numpy()]
-    captions = [store.captions[row][0] for row in chosen]
-    model = Model(system, recipe, {}, next(system.parameters()).device)
-    images = model.generate(captions, n=_IMAGES_A_CAPTION, seed=recipe.training.seed)
-    lines = []
-    for number, row in enumerate(chosen):
-        generated = images[number * _IMAGES_A_CAPTION : (number + 1) * _IMAGES_A_CAPTION]
-        lines.append([Tile(store.images[row]), *(Tile(image) for image in generated)])
     seen = f"{int(path.stem.rsplit('-', 1)[1]):,} images seen"
-    picture = sheet(
-        lines,
-        title=f"{recipe.name}: {seen}, {split} captions",
-        column_titles=["real", "generated"],
-        row_titles=captions,
-        lead_columns=1,
+    model = Model(system, recipe, {}, next(system.parameters()).device)
+    save_png(
+        sample_sheet(
+            model,
+            store,
+            split,
+            count=recipe.training.samples,
+            seed=recipe.training.seed,
+            title=f"{recipe.name}: {seen}, {split} captions",
+        ),
+        path,
     )
-    save_png(picture, path)
+
+
+def sample_sheet(
+    model: Model,
+    store: Store,
+    split: str,
+    *,
+    count: int,
+    columns: int = 6,
+    seed: int = 0,
+    title: str | None = None,
+) -> Image.Image:
+    """Captions at even distances in a split, so that nothing is picked by hand; the real image first.
+
+    Args:
+        model: what generates.
+        store: whose captions and real images.
+        split: of the store.
+        count: captions, at most.
+        columns: generated images for each.
+        seed: of the noise.
+        title: above the sheet.
+    """
+    rows = store.rows(split)
+    rows = rows[np.linspace(0, len(rows) - 1, min(count, len(rows))).astype(int)]
+    captions = [store.captions[row][0] for row in rows]
+    images = model.generate(captions, n=columns, seed=seed)
+    lines = [
+        [Tile(store.images[row]), *(Tile(image) for image in images[i * columns : (i + 1) * columns])]
+        for i, row in enumerate(rows)
+    ]
+    titles = ["real", "generated"]
+    return sheet(lines, title=title, column_titles=titles, row_titles=captions, lead_columns=1)
