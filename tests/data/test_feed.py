@@ -249,8 +249,11 @@ def test_labels_tell_classes_apart_and_images_without_one_from_all_others(store:
             assert (number[a] == number[b]) == (a == b or (label is not None and label == other))
 
 
-def test_balanced_draws_take_classes_evenly_and_images_evenly_within_them(store: Store) -> None:
-    feed = feed_of(store, batch_size=1000, balanced=True)
+@pytest.mark.parametrize("mismatch", ["class", "image"])
+def test_balanced_draws_take_classes_evenly_and_images_evenly_within_them(
+    store: Store, mismatch: str
+) -> None:
+    feed = feed_of(store, batch_size=1000, balanced=True, mismatch=mismatch)
     rows = Counter(rows_of([feed], 20))
     classes: Counter[str] = Counter()
     for row, count in rows.items():
