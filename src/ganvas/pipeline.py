@@ -164,6 +164,10 @@ class Model:
 
         Without ``same_noise`` every image has noise of its own, as scores want it.
         """
+        if not self.system.generates:
+            raise GanvasError(
+                f"'{self.recipe.name}' is a model of system {self.recipe.system}: it generates nothing"
+            )
         captions = [captions] if isinstance(captions, str) else list(captions)
         if not captions:
             raise GanvasError("no caption given; write at least one")
@@ -254,7 +258,6 @@ def _model_card(recipe: Recipe, trained: Mapping[str, int]) -> str:
     size = recipe.data.image_size
     return f"""---
 library_name: ganvas
-pipeline_tag: text-to-image
 tags: [text-to-image, gan, {recipe.system}]
 ---
 
@@ -267,7 +270,10 @@ tags: [text-to-image, gan, {recipe.system}]
 - Data: `{recipe.data.set}`
 - Images seen in training: {seen}
 - Made by Ganvas {__version__}
+{_USE if find(recipe.system).system.generates else ""}"""
 
+
+_USE = """
 ```python
 import ganvas
 

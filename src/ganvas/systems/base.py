@@ -86,9 +86,11 @@ class System(nn.Module, ABC):
         noise_dim: Z, width of the noise.
         image_size: side of the largest generated image, pixels.
         training_only: names of submodules that generating does not need; a saved model goes without them.
+        generates: False for the dual encoders of scores, which live by the same interface but draw nothing.
     """
 
     training_only: tuple[str, ...] = ()
+    generates: bool = True
     text_encoder: TextEncoder
     noise_dim: int
     image_size: int

@@ -35,6 +35,7 @@ class Retriever(System):
     """
 
     noise_dim = 0
+    generates = False
 
     def __init__(self, settings: RetrieverSettings, text_encoder: TextEncoder, image_size: int) -> None:
         super().__init__()

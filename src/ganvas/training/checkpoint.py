@@ -6,10 +6,12 @@ A checkpoint that has its name is whole: the folder is renamed only after every 
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import hashlib
 import json
 import os
+import re
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -24,19 +26,22 @@ from ganvas.errors import GanvasError, RunStopped
 
 Tensors = Mapping[str, Tensor]
 _PARTIAL = ".partial"
+_NAME = re.compile(r"(\d+)-.+-(\d+)")
+_ALWAYS = {"system.safetensors", "average.safetensors", "state.json"}
 
 
 def save_checkpoint(folder: Path, tensors: Mapping[str, Tensors], state: Mapping[str, Any]) -> None:
     """Write one checkpoint.
 
     Args:
-        folder: where; its parent must exist or be creatable.
+        folder: where, called ``PHASE_NUMBER-PHASE-STEP``; its parent must exist or be creatable.
         tensors: file name (without ending) to named tensors.
         state: plain values, written as ``state.json``.
 
     Raises:
         RunStopped: the disk is full, or not writable; nothing is left behind.
     """
+    assert _NAME.fullmatch(folder.name), folder.name
     part = folder.with_name(folder.name + _PARTIAL)
     try:
         shutil.rmtree(part, ignore_errors=True)
@@ -48,13 +53,13 @@ def save_checkpoint(folder: Path, tensors: Mapping[str, Tensors], state: Mapping
         _write(part / "manifest.json", json.dumps(sums, indent=2).encode())
         _sync_folder(part)
         if folder.exists():
-            shutil.rmtree(folder)
+            _remove(folder)
         part.rename(folder)
         _sync_folder(folder.parent)
     except OSError as error:
         shutil.rmtree(part, ignore_errors=True)
         raise RunStopped(
-            f"{folder}: this checkpoint could not be written ({_reason(error)}); {_still_there(folder)}"
+            f"{folder}: this checkpoint could not be written ({in_words(error)}); {_still_there(folder)}"
         ) from None
 
 
@@ -65,20 +70,30 @@ def load_checkpoint(folder: Path) -> tuple[dict[str, dict[str, Tensor]], dict[st
         GanvasError: a file is missing, truncated or was changed.
     """
     try:
-        sums = json.loads((folder / "manifest.json").read_bytes())
-        for name, expected in sums.items():
-            if _digest((folder / name).read_bytes()) != expected:
-                raise GanvasError(
-                    f"{folder / name}: truncated or changed since it was saved; remove {folder} to go on"
-                    " from an older checkpoint"
-                )
+        sums = _read_sums(folder)
         state = json.loads((folder / "state.json").read_bytes())
         groups = {Path(name).stem: load_file(folder / name) for name in sums if name.endswith(".safetensors")}
-    except (OSError, json.JSONDecodeError, SafetensorError, AttributeError) as error:
+    except GanvasError:
+        raise
+    except (OSError, ValueError, RecursionError, SafetensorError) as error:
         raise GanvasError(
             f"{folder}: is no whole checkpoint ({error}); remove it to go on from an older one"
         ) from None
     return groups, state
+
+
+def _read_sums(folder: Path) -> dict[str, str]:
+    """The manifest, once every file that it lists has been found to be as it was saved."""
+    sums = json.loads((folder / "manifest.json").read_bytes())
+    if not isinstance(sums, dict) or not sums.keys() >= _ALWAYS or any(Path(n).name != n for n in sums):
+        raise ValueError("manifest.json does not list its files")
+    for name, expected in sums.items():
+        if _digest((folder / name).read_bytes()) != expected:
+            raise GanvasError(
+                f"{folder / name}: truncated or changed since it was saved; remove {folder} to go on"
+                " from an older checkpoint"
+            )
+    return sums
 
 
 def list_checkpoints(folder: Path) -> list[Path]:
@@ -87,13 +102,15 @@ def list_checkpoints(folder: Path) -> list[Path]:
     """
     if not folder.is_dir():
         return []
-    return sorted(p for p in folder.iterdir() if p.is_dir() and not p.name.endswith(_PARTIAL))
+    found = [(match, p) for p in folder.iterdir() if p.is_dir() and (match := _NAME.fullmatch(p.name))]
+    return [p for _, p in sorted(found, key=lambda pair: (int(pair[0][1]), int(pair[0][2])))]
 
 
 def prune_checkpoints(folder: Path, keep: int) -> None:
     """Remove all but the newest ``keep`` checkpoints, and leftovers of interrupted writes."""
     for old in list_checkpoints(folder)[:-keep]:
-        shutil.rmtree(old, ignore_errors=True)
+        with contextlib.suppress(OSError):  # one too many does no harm
+            _remove(old)
     for part in folder.glob(f"*{_PARTIAL}"):
         shutil.rmtree(part, ignore_errors=True)
 
@@ -127,8 +144,23 @@ def write_atomically(path: Path, content: bytes | str) -> None:
         _write(part, content.encode() if isinstance(content, str) else content)
         part.replace(path)
     except OSError as error:
-        part.unlink(missing_ok=True)
-        raise RunStopped(f"{path}: could not be written ({_reason(error)})") from None
+        with contextlib.suppress(OSError):
+            part.unlink(missing_ok=True)
+        raise RunStopped(f"{path}: could not be written ({in_words(error)})") from None
+
+
+def in_words(error: OSError) -> str:
+    """Why something could not be written."""
+    full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+    return f"the disk is full: {error.strerror}" if full else str(error.strerror or error)
+
+
+def _remove(folder: Path) -> None:
+    """Remove a checkpoint; it loses its name first, so that half of it is never taken for a whole one."""
+    doomed = folder.with_name(f"{folder.name}.old{_PARTIAL}")
+    shutil.rmtree(doomed, ignore_errors=True)
+    folder.rename(doomed)
+    shutil.rmtree(doomed, ignore_errors=True)
 
 
 def _plain(group: Tensors) -> dict[str, Tensor]:
@@ -154,11 +186,6 @@ def _sync_folder(folder: Path) -> None:
 
 def _digest(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()
-
-
-def _reason(error: OSError) -> str:
-    full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-    return f"the disk is full: {error.strerror}" if full else str(error.strerror or error)
 
 
 def _still_there(folder: Path) -> str:
