@@ -63,6 +63,18 @@ def save_checkpoint(folder: Path, tensors: Mapping[str, Tensors], state: Mapping
         ) from None
 
 
+def check_finite(tensors: Mapping[str, Tensors], where: str) -> None:
+    """Stop the run if anything that a checkpoint would hold is not finite.
+
+    Raises:
+        RunStopped: names the tensor, after ``where``.
+    """
+    for group, members in tensors.items():
+        for name, value in members.items():
+            if value.is_floating_point() and not value.isfinite().all():
+                raise RunStopped(f"{where}: {group} '{name}' is not finite")
+
+
 def load_checkpoint(folder: Path) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]]:
     """Read one checkpoint: its groups of tensors, and its state.
 
@@ -104,6 +116,11 @@ def list_checkpoints(folder: Path) -> list[Path]:
         return []
     found = [(match, p) for p in folder.iterdir() if p.is_dir() and (match := _NAME.fullmatch(p.name))]
     return [p for _, p in sorted(found, key=lambda pair: (int(pair[0][1]), int(pair[0][2])))]
+
+
+def checkpoint_number(folder: Path) -> int:
+    """The phase's number in a checkpoint's name."""
+    return int(folder.name.split("-", 1)[0])
 
 
 def prune_checkpoints(folder: Path, keep: int) -> None:

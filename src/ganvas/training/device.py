@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import cast
 
 import torch
 from lightning_fabric import Fabric
+from torch import Tensor
 
-from ganvas.errors import GanvasError, did_you_mean
+from ganvas.errors import GanvasError, RunStopped, did_you_mean
 from ganvas.recipe import TrainingSettings
 
 _DEVICES = ("auto", "cpu", "cuda", "mps")
@@ -57,9 +61,19 @@ def choose_precision(name: str, device: torch.device) -> str:
 
 
 def make_fabric(training: TrainingSettings) -> Fabric:
-    """Fabric for these settings, launched."""
+    """Fabric for these settings, launched.
+
+    Raises:
+        GanvasError: this machine has no such device, or too few of them.
+    """
     logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
     device = choose_device(training.device)
+    here = {"cuda": torch.cuda.device_count(), "mps": 1}.get(device.type, training.num_devices)
+    if training.num_devices > here:
+        raise GanvasError(
+            f"training.num_devices: {training.num_devices} are asked for, but this machine has {here} of"
+            f" '{device.type}'"
+        )
     precision = choose_precision(training.precision, device)
     fabric = Fabric(
         accelerator=device.type,
@@ -69,3 +83,34 @@ def make_fabric(training: TrainingSettings) -> Fabric:
     )
     fabric.launch()
     return fabric
+
+
+class PeerLost(RunStopped):
+    """Another process of this run ended before its work was done."""
+
+
+def wait_for_all(fabric: Fabric) -> None:
+    """Return once every process of the run has come here."""
+    with _while_all_live():
+        fabric.barrier()
+
+
+def mean_over_ranks(fabric: Fabric, values: Tensor) -> Tensor:
+    """The mean of a tensor over all processes of the run, on each of them."""
+    with _while_all_live():
+        return cast(Tensor, fabric.all_reduce(values, reduce_op="mean"))
+
+
+@contextmanager
+def _while_all_live() -> Iterator[None]:
+    try:
+        yield
+    except RuntimeError as error:  # what gloo and NCCL raise for a connection that is gone
+        reason = str(error).strip().splitlines()[0]
+        raise PeerLost(f"another process of this run has ended ({reason})") from None
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """PyTorch says it with a class of its own on a GPU, and in words on a CPU."""
+    words = ("out of memory", "can't allocate memory", "not enough memory")
+    return isinstance(error, MemoryError) or any(text in str(error) for text in words)

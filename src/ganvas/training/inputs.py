@@ -8,14 +8,17 @@ from pathlib import Path
 
 import torch
 from lightning_fabric import Fabric
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor
 
 from ganvas.data.feed import FeedBatch
+from ganvas.errors import GanvasError, RunStopped
 from ganvas.progress import progress
 from ganvas.systems.base import Batch, Phase
 from ganvas.text.encoder import Text, TextEncoder
-from ganvas.training.checkpoint import write_atomically
+from ganvas.training.checkpoint import in_words, write_atomically
+from ganvas.training.device import wait_for_all
 
 _CHUNK = 256
 
@@ -67,17 +70,35 @@ class Inputs:
 
 def cached_sentences(encoder: TextEncoder, captions: Sequence[str], fabric: Fabric, cache: Path) -> Tensor:
     """Sentence vectors ``(N, D)`` of all captions, float32 on the CPU, computed once per encoder and
-    captions.
+    captions, by the first rank.
+
+    Raises:
+        RunStopped: they cannot be written.
+        GanvasError: those that were written are damaged.
     """
     path = cache / f"sentences-{_key(encoder, captions)}.safetensors"
-    if path.is_file():
-        return load_file(path)["sentences"]
-    sentences = encode_sentences(encoder, captions, fabric)
-    if fabric.global_rank == 0:
-        cache.mkdir(parents=True, exist_ok=True)
-        for old in cache.glob("sentences-*.safetensors"):
-            old.unlink()
+    if fabric.global_rank == 0 and not path.is_file():
+        sentences = encode_sentences(encoder, captions, fabric)
+        try:
+            cache.mkdir(parents=True, exist_ok=True)
+            for old in cache.glob("sentences-*"):
+                old.unlink()
+        except OSError as error:
+            raise RunStopped(f"{cache}: could not be written ({in_words(error)})") from None
         write_atomically(path, save({"sentences": sentences}))
+    wait_for_all(fabric)
+    return _read_sentences(path, len(captions), encoder.sentence_dim)
+
+
+def _read_sentences(path: Path, num: int, dim: int) -> Tensor:
+    try:
+        sentences = load_file(path)["sentences"]
+        if sentences.shape != (num, dim) or sentences.dtype != torch.float32:
+            raise KeyError(f"it holds {sentences.dtype} {tuple(sentences.shape)}")
+    except (OSError, KeyError, SafetensorError) as error:
+        raise GanvasError(
+            f"{path}: truncated or changed since it was saved ({error}); remove it, and it is made again"
+        ) from None
     return sentences
 
 

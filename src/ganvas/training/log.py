@@ -7,6 +7,9 @@ from __future__ import annotations
 import csv
 import io
 import math
+import os
+import socket
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,8 +17,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ganvas.errors import RunStopped
-from ganvas.training.checkpoint import write_atomically
+from ganvas.errors import GanvasError, RunStopped
+from ganvas.training.checkpoint import in_words, write_atomically
 
 _FIXED = ["phase", "step", "images", "images_per_second"]
 
@@ -30,19 +33,21 @@ class Log:
         folder: the run's.
         phase: its name.
         step: the step the phase goes on from; rows beyond it, left by an interrupted run, are removed.
+
+    Raises:
+        GanvasError: there is a ``log.csv`` that cannot be read.
+        RunStopped: it cannot be written.
     """
 
     def __init__(self, folder: Path, phase: str, step: int) -> None:
         self._path, self._phase = folder / "log.csv", phase
-        self._folder = folder / "tensorboard" / phase
         self._rows = [r for r in _read(self._path) if r["phase"] != phase or int(r["step"]) <= step]
         self._columns = _columns(self._rows)
         self._rewrite()
         self._steps: list[int] = []
         self._values: list[Tensor] = []
         self._names: list[str] = []
-        self._writer: Any = None
-        self._purge = step + 1
+        self._events = _Events(folder / "tensorboard" / phase, step + 1)
 
     def add(self, step: int, terms: Mapping[str, Tensor]) -> None:
         """Note the terms of one step, scalars on the device."""
@@ -87,22 +92,9 @@ class Log:
             **terms,
         }
         self._append(row)
-        writer = self._tensorboard()
-        for name, value in {**terms, "images_per_second": images_per_second}.items():
-            writer.add_scalar(f"{self._phase}/{name}", value, step)
+        scalars = {**terms, "images_per_second": images_per_second}
+        self._events.add(step, {f"{self._phase}/{name}": value for name, value in scalars.items()})
         return terms
-
-    def close(self) -> None:
-        """Let go of the files."""
-        if self._writer is not None:
-            self._writer.close()
-
-    def _tensorboard(self) -> Any:
-        if self._writer is None:
-            from torch.utils.tensorboard import SummaryWriter
-
-            self._writer = SummaryWriter(str(self._folder), purge_step=self._purge, flush_secs=30)
-        return self._writer
 
     def _append(self, row: dict[str, Any]) -> None:
         self._rows.append(row)
@@ -113,7 +105,7 @@ class Log:
                 with self._path.open("a", newline="", encoding="utf-8") as file:
                     file.write(line.getvalue())
             except OSError as error:
-                raise RunStopped(f"{self._path}: could not be written ({error.strerror})") from None
+                raise RunStopped(f"{self._path}: could not be written ({in_words(error)})") from None
         else:
             self._columns = _columns(self._rows)
             self._rewrite()
@@ -126,6 +118,49 @@ class Log:
         write_atomically(self._path, text.getvalue())
 
 
+class _Events:
+    """A TensorBoard event file. The calling thread writes it, so that a full disk is noticed here.
+
+    Args:
+        folder: made with the first row.
+        first_step: what TensorBoard read from an interrupted run is dropped from here on.
+    """
+
+    def __init__(self, folder: Path, first_step: int) -> None:
+        stamp = f"{time.time():.6f}.{socket.gethostname()}.{os.getpid()}"
+        self._path, self._first_step = folder / f"events.out.tfevents.{stamp}", first_step
+
+    def add(self, step: int, scalars: Mapping[str, float]) -> None:
+        """Write the scalars of one step."""
+        from tensorboard.compat.proto.event_pb2 import (  # type: ignore[import-untyped]
+            Event,
+            SessionLog,
+        )
+        from tensorboard.compat.proto.summary_pb2 import Summary  # type: ignore[import-untyped]
+
+        values = [Summary.Value(tag=name, simple_value=value) for name, value in scalars.items()]
+        events = [Event(step=step, wall_time=time.time(), summary=Summary(value=values))]
+        if not self._path.exists():
+            session = SessionLog(status=SessionLog.START)
+            events[:0] = [
+                Event(wall_time=time.time(), file_version="brain.Event:2"),
+                Event(wall_time=time.time(), step=self._first_step, session_log=session),
+            ]
+        self._append([event.SerializeToString() for event in events])
+
+    def _append(self, records: Sequence[bytes]) -> None:
+        from tensorboard.summary.writer.record_writer import RecordWriter  # type: ignore[import-untyped]
+
+        try:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            with self._path.open("ab") as file:
+                writer = RecordWriter(file)
+                for record in records:
+                    writer.write(record)
+        except OSError as error:
+            raise RunStopped(f"{self._path}: could not be written ({in_words(error)})") from None
+
+
 def _columns(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     found = dict.fromkeys(_FIXED)
     for row in rows:
@@ -135,10 +170,13 @@ def _columns(rows: Sequence[Mapping[str, Any]]) -> list[str]:
 
 def _read(path: Path) -> list[dict[str, Any]]:
     """The whole rows of a log; a last line cut short by a crash is left out."""
-    if not path.is_file():
+    if not path.exists():
         return []
-    with path.open(newline="", encoding="utf-8") as file:
-        rows = list(csv.DictReader(file))
+    try:
+        with path.open(newline="", encoding="utf-8") as file:
+            rows = list(csv.DictReader(file))
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise GanvasError(f"{path}: cannot be read ({error}); move it away to go on without it") from None
     return [
         {k: v for k, v in row.items() if v != "" and k is not None}
         for row in rows

@@ -7,13 +7,13 @@ there and read when a row of the log is due.
 
 from __future__ import annotations
 
-import signal
+import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import torch
@@ -24,28 +24,25 @@ from ganvas.data.feed import Feed, FeedSettings
 from ganvas.data.store import Store
 from ganvas.errors import GanvasError, RunStopped, did_you_mean
 from ganvas.pipeline import build_system, save_model
-from ganvas.progress import progress
+from ganvas.progress import Report, progress
 from ganvas.recipe import Recipe
 from ganvas.systems.base import Batch, Phase, System, Turn
 from ganvas.training.average import Average
 from ganvas.training.checkpoint import (
+    check_finite,
+    checkpoint_number,
     load_checkpoint,
     load_optimizer,
     optimizer_tensors,
     prune_checkpoints,
     save_checkpoint,
 )
-from ganvas.training.device import make_fabric
+from ganvas.training.device import make_fabric, mean_over_ranks, out_of_memory, wait_for_all
 from ganvas.training.inputs import Inputs
 from ganvas.training.log import Log
 from ganvas.training.run import Run, open_run
 from ganvas.training.samples import write_samples
-
-
-class Interrupted(RunStopped):
-    """The user asked to stop; everything is saved."""
-
-    exit_status = 130
+from ganvas.training.stop import Interrupted, stop_signal
 
 
 @dataclass(frozen=True)
@@ -59,6 +56,8 @@ class Job:
     system: System
     stop: Callable[[], bool]
     """Whether the user asked to stop."""
+    trained: dict[str, int] = field(default_factory=dict)
+    """Images seen in each phase so far."""
 
 
 def train(recipe: Recipe, store: Store, folder: Path) -> Run:
@@ -77,7 +76,6 @@ def train(recipe: Recipe, store: Store, folder: Path) -> Run:
         RunStopped: a loss is not finite, the disk is full, or the user interrupted.
     """
     fabric = make_fabric(recipe.training)
-    run = open_run(folder, recipe, store)
     torch.manual_seed(recipe.training.seed)
     system = build_system(recipe, captions=_train_captions(store)).to(fabric.device)
     if recipe.training.channels_last:
@@ -85,17 +83,24 @@ def train(recipe: Recipe, store: Store, folder: Path) -> Run:
     system.requires_grad_(False)
     phases = system.phases()
     _check_budgets(recipe, phases)
+    if fabric.global_rank == 0:
+        open_run(folder, recipe, store)
+    wait_for_all(fabric)
+    run = Run(folder)
     reached = run.latest()
-    with _stop_signal() as stop:
+    steps = 0
+    with stop_signal() as stop:
         job = Job(recipe, store, run, fabric, system, stop)
         for number, phase in enumerate(phases):
             if recipe.training.images.get(phase.name, 0) == 0:
                 continue
-            if reached is None or _number(reached) <= number:
-                PhaseRun(job, number, phase).run(reached)
+            if reached is None or checkpoint_number(reached) <= number:
+                steps += PhaseRun(job, number, phase).run(reached)
                 reached = None
     if fabric.global_rank == 0:
-        save_model(system, recipe, run.model, _trained(recipe, phases))
+        save_model(system, recipe, run.model, job.trained)
+        if not steps:
+            print(f"{folder}: is trained already; larger training.images would go on", file=sys.stderr)
     return run
 
 
@@ -114,8 +119,8 @@ class PhaseRun:
             self.draw = torch.compile(self.draw)
             self.losses = {name: torch.compile(loss) for name, loss in self.losses.items()}
 
-    def run(self, checkpoint: Path | None) -> None:
-        """Train to the end of the budget, from ``checkpoint`` if it is given."""
+    def run(self, checkpoint: Path | None) -> int:
+        """Train to the end of the budget, from ``checkpoint`` if it is given; how many steps were left."""
         step, pending = self._restore(checkpoint) if checkpoint else (0, None)
         if step < self.steps:
             log = Log(self.job.run.folder, self.phase.name, step) if self._first_rank else None
@@ -124,15 +129,22 @@ class PhaseRun:
             try:
                 self._train(step, log)
             except RunStopped as error:
-                last = self.job.run.latest()
-                where = (
-                    f"; the last good checkpoint is {last}" if last and str(last) not in str(error) else ""
-                )
-                raise type(error)(f"{error}{where}") from None
-            finally:
-                if log:
-                    log.close()
+                raise type(error)(f"{error}{self._last_good(str(error))}") from None
+            except (MemoryError, RuntimeError) as error:
+                if not out_of_memory(error):
+                    raise
+                raise RunStopped(
+                    f"phase {self.phase.name}: out of memory; give training.batch_size less than"
+                    f" {self.batch_size} in a new run{self._last_good('')}"
+                ) from None
+        self.job.trained[self.phase.name] = max(step, self.steps) * self.batch_size
         self.average.settle()
+        return max(self.steps - step, 0)
+
+    def _last_good(self, said: str) -> str:
+        """The tail of an error line, unless the checkpoint is named there already."""
+        last = self.job.run.latest()
+        return f"; the last good checkpoint is {last}" if last and str(last) not in said else ""
 
     def _train(self, first: int, log: Log | None) -> None:
         """Steps ``first + 1`` to the last, with everything that is due on the way."""
@@ -141,9 +153,8 @@ class PhaseRun:
         encoder, fabric = self.job.system.text_encoder, self.job.fabric
         inputs = Inputs(encoder, feed.captions, self.phase, fabric, self.job.run.folder / "cache")
         size = self.batch_size
-        batches = feed.batches(first, fabric.device)
         clock, clock_step, note = time.perf_counter(), first, ""
-        with progress(self.phase.name, self.steps * size, start=first * size) as report:
+        with closing(feed.batches(first, fabric.device)) as batches, self._progress(first) as report:
             for step in range(first + 1, self.steps + 1):
                 terms = self._step(step, inputs(next(batches)))
                 images = step * size
@@ -156,7 +167,12 @@ class PhaseRun:
                         note = _note(log.flush(images, rate), rate)
                 report(images, note)
                 self._write_what_is_due(step, log)
-        batches.close()
+
+    def _progress(self, first: int) -> AbstractContextManager[Report]:
+        """A bar on the first rank; the others are quiet."""
+        if not self._first_rank:
+            return nullcontext(lambda done, note="": None)
+        return progress(self.phase.name, self.steps * self.batch_size, start=first * self.batch_size)
 
     def _step(self, step: int, batch: Batch) -> dict[str, Tensor]:
         """One training step: what all turns share, then each turn's update."""
@@ -229,42 +245,63 @@ class PhaseRun:
 
     def _write_what_is_due(self, step: int, log: Log | None) -> None:
         """Sample sheet and checkpoint, where this step is one for them; the end, if the user asked for it."""
-        training, last = self.training, step == self.steps
-        stop = self.job.stop()
-        if log and self.phase.generates and (last or self._sample_due(step)):
-            name = f"{self.phase.name}-{step * self.batch_size:08d}.png"
-            write_samples(self.average.system, self.job.recipe, self.job.store, self.job.run.samples / name)
-        if log and (last or stop or _due(step, self.batch_size, training.save_every)):
+        last, stop = step == self.steps, self._stop_agreed(step)
+        if log and self._sample_due(step):
+            log.check()
+            self._draw_samples(step)
+        if log and (last or stop or _due(step, self.batch_size, self.training.save_every)):
             self._save(step, log)
         if stop and not last:
+            wait_for_all(self.job.fabric)
             raise Interrupted(
                 f"stopped at phase {self.phase.name}, step {step}, everything saved;"
                 " the same command goes on from here"
             )
 
+    def _stop_agreed(self, step: int) -> bool:
+        """Whether the user asked to stop; several ranks ask each other when a row of the log is due."""
+        fabric = self.job.fabric
+        if fabric.world_size == 1:
+            return self.job.stop()
+        if step % self.training.log_every:
+            return False
+        asked = torch.tensor(float(self.job.stop()), device=fabric.device)
+        return bool(mean_over_ranks(fabric, asked) > 0)
+
+    def _draw_samples(self, step: int) -> None:
+        job = self.job
+        path = job.run.samples / f"{self.phase.name}-{step * self.batch_size:08d}.png"
+        try:
+            write_samples(self.average.system, job.recipe, job.store, path)
+        except GanvasError as error:
+            raise RunStopped(str(error)) from None
+
     def _sample_due(self, step: int) -> bool:
-        """At every multiple of ``sample_every`` images, and at an eighth, a quarter and half of it."""
+        """At every multiple of ``sample_every`` images, at an eighth, a quarter and half of it, and last."""
         every = self.training.sample_every
+        if not every or not self.phase.generates:
+            return False
         early = step * self.batch_size < every and any(
             _due(step, self.batch_size, every // part) and (step * self.batch_size) // (every // part) == 1
             for part in (2, 4, 8)
             if every >= part
         )
-        return early or _due(step, self.batch_size, every)
+        return early or step == self.steps or _due(step, self.batch_size, every)
 
     def _save(self, step: int, log: Log) -> None:
         """Write a checkpoint and the model as it is now."""
         log.check()
-        tensors = {"system": self.job.system.state_dict(), "average": self.average.state_dict()}
+        job, training = self.job, self.training
+        tensors = {"system": job.system.state_dict(), "average": self.average.state_dict()}
         tensors |= {f"optimizer-{name}": optimizer_tensors(o) for name, o in self.optimizers.items()}
-        state = {"phase": self.phase.name, "step": step, "pending": log.pending()}
-        folder = self.job.run.checkpoints / f"{self.number}-{self.phase.name}-{step:08d}"
+        check_finite(tensors, f"phase {self.phase.name}, step {step}")
+        trained = {**job.trained, self.phase.name: step * self.batch_size}
+        state = {"phase": self.phase.name, "step": step, "trained": trained, "pending": log.pending()}
+        folder = job.run.checkpoints / f"{self.number}-{self.phase.name}-{step:08d}"
         save_checkpoint(folder, tensors, state)
-        prune_checkpoints(self.job.run.checkpoints, self.training.keep)
+        prune_checkpoints(job.run.checkpoints, training.keep)
         if self.phase.generates:
-            earlier = _trained(self.job.recipe, self.job.system.phases()[: self.number])
-            seen = {**earlier, self.phase.name: step * self.batch_size}
-            save_model(self.average.system, self.job.recipe, self.job.run.model, seen)
+            save_model(self.average.system, job.recipe, job.run.model, trained)
 
     def _restore(self, checkpoint: Path) -> tuple[int, dict[str, Any] | None]:
         """Load a checkpoint; one of an earlier phase gives only its networks.
@@ -275,16 +312,32 @@ class PhaseRun:
         tensors, state = load_checkpoint(checkpoint)
         try:
             self.job.system.load_state_dict(tensors["system"])
+            self._take_over(state.get("trained", {}))
             if state["phase"] != self.phase.name:
-                _settle_earlier(self.job, _number(checkpoint), tensors["average"])
+                _settle_earlier(self.job, checkpoint_number(checkpoint), tensors["average"])
                 return 0, None
             self.average.load_state_dict(tensors["average"])
             for name, optimizer in self.optimizers.items():
                 load_optimizer(optimizer, tensors.get(f"optimizer-{name}", {}))
-        except (RuntimeError, KeyError, ValueError) as error:
+            return int(state["step"]), state["pending"]
+        except GanvasError:
+            raise
+        except (RuntimeError, KeyError, ValueError, TypeError, IndexError) as error:
             first = str(error).strip().splitlines()[0]
             raise GanvasError(f"{checkpoint}: does not fit this recipe ({first})") from None
-        return int(state["step"]), state["pending"]
+
+    def _take_over(self, trained: dict[str, int]) -> None:
+        """What earlier calls trained; a phase that later ones build on cannot be trained further."""
+        job, training = self.job, self.training
+        for name, seen in trained.items():
+            if name != self.phase.name:
+                job.trained[name] = seen
+                if training.images.get(name, 0) > seen:
+                    raise GanvasError(
+                        f"training.images.{name}: {training.images[name]:,} are asked for, but in"
+                        f" {job.run.folder} this phase is over after {seen:,} and phase {self.phase.name}"
+                        " builds on it; choose another folder with --out"
+                    )
 
 
 def _settle_earlier(job: Job, number: int, average: dict[str, Tensor]) -> None:
@@ -292,11 +345,6 @@ def _settle_earlier(job: Job, number: int, average: dict[str, Tensor]) -> None:
     earlier = Average(job.system, job.system.phases()[number].averaged, 1)
     earlier.load_state_dict(average)
     earlier.settle()
-
-
-def _trained(recipe: Recipe, phases: Sequence[Phase]) -> dict[str, int]:
-    """The whole budgets of phases."""
-    return {phase.name: recipe.training.images.get(phase.name, 0) for phase in phases}
 
 
 def _train_captions(store: Store) -> list[str]:
@@ -327,7 +375,7 @@ def _make_adam(turn: Turn) -> torch.optim.Adam:
 def _average_gradients(fabric: Fabric, optimizer: torch.optim.Optimizer) -> None:
     """One exchange for all gradients of an optimizer."""
     grads = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
-    flat = cast(Tensor, fabric.all_reduce(torch.cat([grad.flatten() for grad in grads]), reduce_op="mean"))
+    flat = mean_over_ranks(fabric, torch.cat([grad.flatten() for grad in grads]))
     for grad, mean in zip(grads, torch.split(flat, [g.numel() for g in grads]), strict=True):
         grad.copy_(mean.view_as(grad))
 
@@ -342,32 +390,6 @@ def _due(step: int, batch_size: int, every: int) -> bool:
     return every > 0 and (step * batch_size) // every > ((step - 1) * batch_size) // every
 
 
-def _number(checkpoint: Path) -> int:
-    """The phase's number in a checkpoint's name."""
-    return int(checkpoint.name.split("-", 1)[0])
-
-
 def _note(terms: dict[str, float], rate: float) -> str:
     losses = ", ".join(f"{k.removesuffix('_loss')} {v:.2f}" for k, v in terms.items() if k.endswith("_loss"))
     return f"{losses}, {rate:.0f}/s"
-
-
-@contextmanager
-def _stop_signal() -> Iterator[Callable[[], bool]]:
-    """The first Ctrl-C asks to stop after the step in progress; the second one interrupts at once."""
-    asked: list[int] = []
-
-    def ask(number: int, frame: object) -> None:
-        if asked:
-            raise KeyboardInterrupt
-        asked.append(number)
-
-    try:
-        before = signal.signal(signal.SIGINT, ask)
-    except ValueError:  # not in the main thread: signals are somebody else's
-        yield lambda: False
-        return
-    try:
-        yield lambda: bool(asked)
-    finally:
-        signal.signal(signal.SIGINT, before)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import platform
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from ganvas import __version__
 from ganvas.data.store import Store
 from ganvas.errors import GanvasError
 from ganvas.recipe import Recipe, resolve
-from ganvas.training.checkpoint import list_checkpoints, write_atomically
+from ganvas.training.checkpoint import in_words, list_checkpoints, write_atomically
 
 
 @dataclass(frozen=True)
@@ -52,8 +53,7 @@ def open_run(folder: Path, recipe: Recipe, store: Store) -> Run:
         GanvasError: the folder belongs to something else, or cannot be written.
     """
     run = Run(folder)
-    facts = folder / "run.json"
-    if facts.is_file():
+    if (folder / "run.json").is_file():
         _refuse_other(run, recipe, store)
         return run
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
@@ -66,14 +66,26 @@ def open_run(folder: Path, recipe: Recipe, store: Store) -> Run:
         "seed": recipe.training.seed,
         "data": {"name": store.info.name, "size": store.info.size, "fingerprint": store.info.fingerprint},
     }
-    try:
-        run.samples.mkdir(parents=True)
-        run.checkpoints.mkdir()
-    except OSError as error:
-        raise GanvasError(f"{folder}: cannot write here ({error.strerror})") from None
-    write_atomically(folder / "recipe.yaml", recipe.to_yaml())
-    write_atomically(facts, json.dumps(about, indent=2) + "\n")
+    _make(run, recipe.to_yaml(), json.dumps(about, indent=2) + "\n")
     return run
+
+
+def _make(run: Run, recipe: str, about: str) -> None:
+    """Make the folder aside and rename it, so that a run folder that exists is whole."""
+    part = run.folder.absolute().with_name(f".{run.folder.absolute().name}.partial")
+    try:
+        shutil.rmtree(part, ignore_errors=True)
+        for inner in (run.samples, run.checkpoints):
+            (part / inner.name).mkdir(parents=True)
+        write_atomically(part / "recipe.yaml", recipe)
+        write_atomically(part / "run.json", about)
+        if run.folder.exists():
+            run.folder.rmdir()  # empty: not every system renames over it
+        part.rename(run.folder)
+    except OSError as error:
+        raise GanvasError(f"{run.folder}: cannot write here ({in_words(error)})") from None
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
 
 
 def read_recipe(folder: Path) -> Recipe:
@@ -86,6 +98,8 @@ def read_recipe(folder: Path) -> Recipe:
         tree = yaml.safe_load((folder / "recipe.yaml").read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise GanvasError(f"{folder}: recipe.yaml cannot be read ({error})") from None
+    if not isinstance(tree, dict):
+        raise GanvasError(f"{folder}: recipe.yaml holds no recipe; it was changed since the run began")
     return resolve(tree)
 
 
@@ -112,12 +126,21 @@ def _refuse_other(run: Run, recipe: Recipe, store: Store) -> None:
                 f"{run.folder}: this run has {key}={old.get(key)!r}, now asked for {new.get(key)!r};"
                 " choose another folder with --out, or the run's own recipe"
             )
-    facts = json.loads((run.folder / "run.json").read_text(encoding="utf-8"))
-    if facts["data"]["fingerprint"] != store.info.fingerprint:
+    if _fingerprint(run.folder / "run.json") != store.info.fingerprint:
         raise GanvasError(
             f"{run.folder}: this run was trained on other data than {store.path} holds; choose another folder"
             " with --out"
         )
+
+
+def _fingerprint(facts: Path) -> str:
+    """That of the data that a run was begun with."""
+    try:
+        return str(json.loads(facts.read_bytes())["data"]["fingerprint"])
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        raise GanvasError(
+            f"{facts}: was changed or damaged since the run began ({type(error).__name__}: {error})"
+        ) from None
 
 
 def _plain(recipe: Recipe) -> dict[str, Any]:
