@@ -10,22 +10,27 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from PIL import Image
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor
 
 from ganvas import __version__
-from ganvas.errors import GanvasError
+from ganvas.errors import GanvasError, RunStopped
 from ganvas.images import image_to_tensor, to_uint8
 from ganvas.recipe import Recipe, resolve
 from ganvas.systems import find
 from ganvas.systems.base import System
 from ganvas.text import build
+from ganvas.text.encoder import Text
+from ganvas.text.tokenizer import FILE as VOCABULARY
 from ganvas.text.tokenizer import check_caption
 
 FORMAT = 1
 MAX_IMAGES = 100_000
+_MAX_FILE_BYTES = 200_000_000
+_WORDS = 32
 
 
 def build_system(
@@ -37,9 +42,21 @@ def build_system(
         recipe: which system, text encoder and size.
         captions: training captions, for a text encoder that needs a vocabulary;
         files: or the files of a saved text encoder.
+
+    Raises:
+        GanvasError: no network can have such settings.
     """
-    encoder = build(recipe.text, captions, files)
-    return find(recipe.system).build(recipe.settings, encoder, recipe.data.image_size)
+    try:
+        encoder = build(recipe.text, captions, files)
+        return find(recipe.system).build(recipe.settings, encoder, recipe.data.image_size)
+    except GanvasError:
+        raise
+    except (RuntimeError, ArithmeticError, ValueError, AssertionError, MemoryError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise GanvasError(
+            f"recipe {recipe.name}: its networks cannot be built with these settings and"
+            f" {recipe.data.image_size} px images ({reason})"
+        ) from None
 
 
 def save_model(system: System, recipe: Recipe, folder: Path, trained: Mapping[str, int]) -> None:
@@ -50,10 +67,16 @@ def save_model(system: System, recipe: Recipe, folder: Path, trained: Mapping[st
         recipe: what it was made from.
         folder: made if it does not exist.
         trained: images seen in each phase.
-    """
-    from ganvas.training.checkpoint import write_atomically
 
-    folder.mkdir(parents=True, exist_ok=True)
+    Raises:
+        RunStopped: the disk is full, or not writable.
+    """
+    from ganvas.training.checkpoint import in_words, write_atomically
+
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise RunStopped(f"{folder}: could not be written ({in_words(error)})") from None
     config = {"format": FORMAT, "ganvas": __version__, "trained": dict(trained), "recipe": recipe.to_dict()}
     weights = {
         name: value.detach().cpu().contiguous().clone()
@@ -79,12 +102,11 @@ def load(path: str | os.PathLike[str], *, device: str = "auto") -> Model:
     """
     from ganvas.training.device import choose_device
 
+    place = choose_device(device)
     folder = _find_model(Path(path))
     config = _read_config(folder)
     recipe = resolve(config["recipe"])
-    names = ("tokenizer.json",)
-    files = {n: (folder / n).read_text(encoding="utf-8") for n in names if (folder / n).is_file()}
-    system = build_system(recipe, files=files)
+    system = build_system(recipe, files=_read_files(folder))
     try:
         weights = load_file(folder / "model.safetensors")
     except (OSError, SafetensorError) as error:
@@ -92,7 +114,6 @@ def load(path: str | os.PathLike[str], *, device: str = "auto") -> Model:
             f"{folder / 'model.safetensors'}: cannot be read ({error}); copy the model again"
         ) from None
     _load_weights(system, weights, folder)
-    place = choose_device(device)
     return Model(system.to(place).eval().requires_grad_(False), recipe, config["trained"], place)
 
 
@@ -128,17 +149,17 @@ class Model:
     ) -> list[Image.Image]:
         """Generate ``n`` images for each caption.
 
-        Image ``j`` of every caption has the same noise, which depends on ``seed`` and ``j`` only: the same
-        call gives the same images whatever the batch size, and a longer list of captions changes nothing.
+        Image ``j`` of every caption has the same noise, which depends on ``seed`` and ``j`` only. On one kind
+        of device an image is the same to the last bit whatever the batch size and wherever its caption stands
+        in the list.
 
         Args:
             captions: any number of strings.
             n: images for each.
             seed: of the noise.
             style_from: an image whose style (all that the caption does not say) the results take over; they
-            then
-                do not differ within a caption, so ``n`` should be 1.
-            batch_size: images at once.
+                then do not differ within a caption, so ``n`` should be 1.
+            batch_size: images at once, rounded up to a multiple of what a device is always given.
 
         Returns:
             ``len(captions) * n`` images, those of the first caption first.
@@ -175,19 +196,40 @@ class Model:
             check_caption(caption)
         if n < 1 or n * len(captions) > MAX_IMAGES:
             raise GanvasError(f"n={n}: should be at least 1, and at most {MAX_IMAGES:,} images in all")
+        if batch_size < 1:
+            raise GanvasError(f"batch_size={batch_size}: should be at least 1")
         num_noises = n if same_noise else n * len(captions)
         noise = (
             self._noise(num_noises, seed)
             if style_from is None
             else self._style(style_from).expand(num_noises, -1)
         )
-        for start in range(0, n * len(captions), batch_size):
-            numbers = range(start, min(start + batch_size, n * len(captions)))
-            first, last = numbers[0] // n, numbers[-1] // n
-            text = self.system.embed(captions[first : last + 1])
-            text = text.rows(torch.tensor([i // n - first for i in numbers], device=self.device))
-            rows = torch.tensor([i % num_noises for i in numbers])
-            yield to_uint8(self.system.generate(text, noise[rows].to(self.device))[-1])
+        step = -(-batch_size // self._chunk) * self._chunk
+        for start in range(0, n * len(captions), step):
+            numbers = range(start, min(start + step, n * len(captions)))
+            text = self._embed([captions[i // n] for i in numbers])
+            yield self._draw(text, noise[[i % num_noises for i in numbers]])
+
+    @property
+    def _chunk(self) -> int:
+        """Images in every pass of the generator: with another number its kernels round differently."""
+        return 8 if self.device.type == "cpu" else 64
+
+    def _embed(self, captions: Sequence[str]) -> Text:
+        """Captions, each encoded by itself: beside others its padding, and so its rounding, would differ."""
+        each = {caption: self.system.embed([caption]) for caption in dict.fromkeys(captions)}
+        length = -(-max(text.mask.shape[1] for text in each.values()) // _WORDS) * _WORDS
+        padded = {caption: _pad_words(text, length) for caption, text in each.items()}
+        return Text(*(torch.cat(parts) for parts in zip(*(padded[c] for c in captions), strict=True)))
+
+    def _draw(self, text: Text, noise: Tensor) -> np.ndarray[Any, np.dtype[np.uint8]]:
+        """Images of any number of rows, in chunks of one size; the last one is filled up."""
+        images = []
+        for start in range(0, len(noise), self._chunk):
+            rows = torch.arange(start, start + self._chunk).clamp(max=len(noise) - 1)
+            chunk = self.system.generate(text.rows(rows.to(self.device)), noise[rows].to(self.device))[-1]
+            images.append(to_uint8(chunk[: len(noise) - start]))
+        return np.concatenate(images)
 
     def _noise(self, n: int, seed: int) -> Tensor:
         """``(n, Z)`` on the CPU; row ``j`` depends on ``seed`` and ``j`` alone."""
@@ -210,6 +252,12 @@ class Model:
         return self.system.style_of(pixels).cpu()
 
 
+def _pad_words(text: Text, length: int) -> Text:
+    """``text`` with ``length`` words; the further ones are padding."""
+    more = length - text.mask.shape[1]
+    return Text(text.sentence, F.pad(text.words, (0, 0, 0, more)), F.pad(text.mask, (0, more)))
+
+
 def _find_model(path: Path) -> Path:
     for folder in (path / "model", path):
         if (folder / "config.json").is_file():
@@ -224,6 +272,8 @@ def _find_model(path: Path) -> Path:
 def _read_config(folder: Path) -> dict[str, Any]:
     path = folder / "config.json"
     try:
+        if path.stat().st_size > _MAX_FILE_BYTES:
+            raise KeyError("it is too large")
         config = json.loads(path.read_text(encoding="utf-8"))
         if config["format"] != FORMAT:
             raise GanvasError(
@@ -231,10 +281,23 @@ def _read_config(folder: Path) -> dict[str, Any]:
             )
         if not isinstance(config["recipe"], dict) or not isinstance(config["trained"], dict):
             raise KeyError("recipe")
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError, KeyError, TypeError) as error:
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError, RecursionError, KeyError, TypeError) as error:
         raise GanvasError(f"{path}: is no config of a model ({type(error).__name__}: {error})") from None
     found: dict[str, Any] = config
     return found
+
+
+def _read_files(folder: Path) -> dict[str, str]:
+    """The text encoder's own files."""
+    path = folder / VOCABULARY
+    if not path.exists():
+        return {}
+    try:
+        if path.stat().st_size > _MAX_FILE_BYTES:
+            raise GanvasError(f"{path}: larger than {_MAX_FILE_BYTES:,} bytes, so it is no vocabulary")
+        return {VOCABULARY: path.read_text(encoding="utf-8")}
+    except (OSError, UnicodeDecodeError) as error:
+        raise GanvasError(f"{path}: cannot be read ({error}); copy the model again") from None
 
 
 def _load_weights(system: System, weights: Mapping[str, Tensor], folder: Path) -> None:
