@@ -8,6 +8,7 @@ frozen ``Recipe``, which is saved with the run.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, is_dataclass
 from functools import cache
@@ -169,9 +170,46 @@ def _read_file(path: Path) -> dict[str, Any]:
     return {"name": path.stem, **_parse(text, str(path))}
 
 
+class _Loader(yaml.SafeLoader):
+    """Plain YAML without its traps: ``1e-4`` is a number, a key counts once, aliases cannot swell a file."""
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        """Refuse aliases, which could make gigabytes of a few lines."""
+        if self.check_event(yaml.AliasEvent):
+            raise yaml.YAMLError("it holds an alias (*); write the value again")
+        return super().compose_node(parent, index)
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        """Refuse a key that is there twice."""
+        tree = super().construct_mapping(node, deep=deep)
+        if len(tree) < len(node.value):
+            names = [str(key.value) for key, _ in node.value]
+            raise yaml.YAMLError(f"the key '{next(n for n in names if names.count(n) > 1)}' is there twice")
+        return tree
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"[-+]?[0-9][0-9_]*[eE][-+]?[0-9]+"), list("-+0123456789")
+)
+
+
+def _read_yaml(text: str) -> Any:
+    """The value that YAML text holds.
+
+    Raises:
+        yaml.YAMLError: it is no YAML.
+    """
+    try:
+        return yaml.load(text, _Loader)
+    except yaml.YAMLError:
+        raise
+    except Exception as error:  # a date or number out of range, too many brackets: whatever Python says of it
+        raise yaml.YAMLError(f"{type(error).__name__}: {error}") from None
+
+
 def _parse(text: str, name: str) -> dict[str, Any]:
     try:
-        tree = yaml.safe_load(text)
+        tree = _read_yaml(text)
     except yaml.YAMLError as error:
         raise GanvasError(f"recipe {name}: is no YAML ({' '.join(str(error).split())})") from None
     if not isinstance(tree, dict):
@@ -184,10 +222,14 @@ def _merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
     merged = dict(base)
     for key, value in over.items():
         below = merged.get(key)
-        other_encoder = isinstance(value, Mapping) and "encoder" in value
-        nested = isinstance(below, Mapping) and isinstance(value, Mapping) and not other_encoder
+        nested = isinstance(below, Mapping) and isinstance(value, Mapping) and _same_encoder(below, value)
         merged[key] = _merge(cast(Mapping[str, Any], below), value) if nested else value
     return merged
+
+
+def _same_encoder(below: Mapping[str, Any], over: Mapping[str, Any]) -> bool:
+    """False where ``over`` chooses another text encoder, to which the settings below do not belong."""
+    return bool(over.get("encoder", below.get("encoder")) == below.get("encoder"))
 
 
 def _apply(tree: dict[str, Any], override: str) -> None:
@@ -196,7 +238,7 @@ def _apply(tree: dict[str, Any], override: str) -> None:
     if not equals or not dotted:
         raise GanvasError(f"'{override}' is no override; write key=value, such as training.batch_size=32")
     try:
-        value = yaml.safe_load(text)
+        value = _read_yaml(text)
     except yaml.YAMLError:
         raise GanvasError(f"{dotted}: '{text}' is no YAML value; quote it") from None
     *path, last = dotted.split(".")
@@ -235,7 +277,7 @@ def resolve(tree: Mapping[str, Any]) -> Recipe:
 def _mapping(tree: Mapping[str, Any], key: str) -> Mapping[str, Any]:
     value = tree.get(key)
     if not isinstance(value, Mapping):
-        raise GanvasError(f"{key}: {'is missing' if value is None else f'{value!r} is no mapping'}")
+        raise GanvasError(f"{key}: {'is missing' if value is None else f'{_short(value)} is no mapping'}")
     return value
 
 
@@ -247,7 +289,7 @@ def _refuse_unknown(tree: Mapping[Any, Any], known: Sequence[str], where: str) -
     for key, value in tree.items():
         if key not in known:
             raise GanvasError(
-                f"unknown key '{where}{key}' (value {value!r}); {did_you_mean(str(key), known)}"
+                f"unknown key '{where}{key}' (value {_short(value)}); {did_you_mean(str(key), known)}"
             )
 
 
@@ -256,16 +298,22 @@ def _check(kind: Any, value: Any, where: str) -> Any:
     if is_dataclass(kind):
         _walk(cast(type[Any], kind), value, where)
     try:
-        return TypeAdapter(kind).validate_json(json.dumps(value), strict=True)
+        return TypeAdapter(kind).validate_json(json.dumps(value, allow_nan=False), strict=True)
     except ValidationError as error:
         first = error.errors()[0]
         if first["type"] == "value_error":
             raise first["ctx"]["error"] from None
         key = ".".join([where, *(str(part) for part in first["loc"])])
-        given = "" if first["type"] == "missing" else f", not {first['input']!r}"
+        given = "" if first["type"] == "missing" else f", not {_short(first['input'])}"
         raise GanvasError(f"{key}: {_in_words(first)}{given}") from None
     except (TypeError, ValueError):
-        raise GanvasError(f"{where}: {value!r} is no plain value") from None
+        raise GanvasError(f"{where}: {_short(value)} is no plain value") from None
+
+
+def _short(value: Any) -> str:
+    """A value as an error line shows it."""
+    text = repr(value)
+    return text if len(text) <= 100 else f"{text[:100]}..."
 
 
 def _in_words(problem: Any) -> str:
@@ -278,7 +326,7 @@ def _in_words(problem: Any) -> str:
 def _walk(kind: type[Any], tree: Any, where: str) -> None:
     """Refuse keys that a tree of dataclasses does not have."""
     if not isinstance(tree, Mapping):
-        raise GanvasError(f"{where}: {tree!r} is no mapping; known keys: {', '.join(_keys(kind))}")
+        raise GanvasError(f"{where}: {_short(tree)} is no mapping; known keys: {', '.join(_keys(kind))}")
     _refuse_unknown(tree, _keys(kind), f"{where}.")
     hints = get_type_hints(kind)
     for key, value in tree.items():
@@ -287,32 +335,51 @@ def _walk(kind: type[Any], tree: Any, where: str) -> None:
                 _walk(inner, value, f"{where}.{key}")
 
 
+_IMAGE_SIZES = (16, 32, 64, 128, 256)
+_RANGES: dict[str, tuple[float, float]] = {
+    "data.flip": (0, 1),
+    "data.captions": (1, 100),
+    "training.batch_size": (2, 65_536),
+    "training.num_devices": (1, 1024),
+    "training.ema_half_life": (0, float("inf")),
+    "training.seed": (0, 2**63 - 1),
+    "training.log_every": (1, float("inf")),
+    "training.sample_every": (0, float("inf")),
+    "training.samples": (1, 100),
+    "training.save_every": (1, float("inf")),
+    "training.keep": (1, float("inf")),
+}
+
+
 def _check_ranges(recipe: Recipe) -> None:
     """What types cannot say."""
     data, training = recipe.data, recipe.training
-    sizes = (16, 32, 64, 128, 256)
-    rules: list[tuple[bool, str, Any, str]] = [
-        (data.image_size in sizes, "data.image_size", data.image_size, f"should be one of {sizes}"),
-        (0 <= data.flip <= 1, "data.flip", data.flip, "should be between 0 and 1"),
-        (data.captions >= 1, "data.captions", data.captions, "should be at least 1"),
-        (training.num_devices >= 1, "training.num_devices", training.num_devices, "should be at least 1"),
-        (training.keep >= 1, "training.keep", training.keep, "should be at least 1"),
-        (training.log_every >= 1, "training.log_every", training.log_every, "should be at least 1"),
-        (training.save_every >= 1, "training.save_every", training.save_every, "should be at least 1"),
-        (
-            data.stored_size is None or data.stored_size >= data.image_size,
-            "data.stored_size",
-            data.stored_size,
-            f"should be at least data.image_size ({data.image_size})",
-        ),
-    ]
-    for key, size in {"": training.batch_size, **training.batch_sizes}.items():
-        name = f"training.batch_sizes.{key}" if key else "training.batch_size"
-        ranks = training.num_devices
-        rules += [
-            (size >= 2 * ranks, name, size, f"should be at least 2 for each of {ranks} devices"),
-            (size % ranks == 0, name, size, f"should be a multiple of training.num_devices ({ranks})"),
-        ]
-    for holds, key, value, rule in rules:
-        if not holds:
-            raise GanvasError(f"{key}: {rule}, not {value!r}")
+    for key, (low, high) in _RANGES.items():
+        section, name = key.split(".")
+        value = getattr(getattr(recipe, section), name)
+        most = "" if high == float("inf") else f" and at most {high:,}"
+        _demand(low <= value <= high, key, value, f"at least {low}{most}")
+    _demand(data.image_size in _IMAGE_SIZES, "data.image_size", data.image_size, f"one of {_IMAGE_SIZES}")
+    stored = data.stored_size
+    fits = stored is None or stored >= data.image_size
+    _demand(fits, "data.stored_size", stored, f"at least data.image_size ({data.image_size})")
+    ranks = training.num_devices
+    for phase, size in {"": training.batch_size, **training.batch_sizes}.items():
+        key = f"training.batch_sizes.{phase}" if phase else "training.batch_size"
+        _demand(size >= 2 * ranks, key, size, f"at least 2 for each of {ranks} devices")
+        _demand(size % ranks == 0, key, size, f"a multiple of training.num_devices ({ranks})")
+    _demand_no_negative(asdict(recipe.settings), "settings")
+
+
+def _demand(holds: bool, key: str, value: Any, rule: str) -> None:
+    if not holds:
+        raise GanvasError(f"{key}: should be {rule}, not {_short(value)}")
+
+
+def _demand_no_negative(tree: Mapping[str, Any], where: str) -> None:
+    """No system has a count, width or rate below zero."""
+    for key, value in tree.items():
+        if isinstance(value, Mapping):
+            _demand_no_negative(value, f"{where}.{key}")
+        elif isinstance(value, int | float):
+            _demand(value >= 0, f"{where}.{key}", value, "at least 0")
