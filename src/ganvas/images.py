@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ from torch import Tensor
 from ganvas.errors import GanvasError
 
 MAX_PIXELS = 64_000_000
+_FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM")  # those that start no other program
 
 
 def open_image(path: str | os.PathLike[str]) -> Image.Image:
@@ -26,26 +28,29 @@ def open_image(path: str | os.PathLike[str]) -> Image.Image:
     if not path.is_file():
         raise GanvasError(f"{path}: no such image file")
     try:
-        with Image.open(path) as image:
-            width, height = image.size
-            if width * height > MAX_PIXELS:
-                raise GanvasError(
-                    f"{path}: {width} x {height} pixels are more than the {MAX_PIXELS:,} allowed"
-                )
-            upright = ImageOps.exif_transpose(image)
-            if upright.has_transparency_data:
-                upright = Image.alpha_composite(
-                    Image.new("RGBA", upright.size, "white"), upright.convert("RGBA")
-                )
-            return upright.convert("RGB")
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # the bound below is stricter than what Pillow warns of
+            return _decode(path)
+    except GanvasError:
+        raise
     except Image.DecompressionBombError:
         raise GanvasError(f"{path}: more pixels than the {MAX_PIXELS:,} allowed") from None
     except UnidentifiedImageError:
-        raise GanvasError(f"{path}: is no image that can be read") from None
-    except (OSError, SyntaxError, ValueError) as error:
-        if isinstance(error, GanvasError):
-            raise
-        raise GanvasError(f"{path}: cannot be read ({error})") from None
+        raise GanvasError(f"{path}: is no image that can be read ({', '.join(_FORMATS)})") from None
+    except Exception as error:  # decoders raise whatever a damaged file makes them trip over
+        raise GanvasError(f"{path}: cannot be read ({' '.join(str(error).split())})") from None
+
+
+def _decode(path: Path) -> Image.Image:
+    with Image.open(path, formats=_FORMATS) as image:
+        width, height = image.size
+        if width * height > MAX_PIXELS:
+            raise GanvasError(f"{path}: {width} x {height} pixels are more than the {MAX_PIXELS:,} allowed")
+        upright = ImageOps.exif_transpose(image)
+        if upright.has_transparency_data:
+            white = Image.new("RGBA", upright.size, "white")
+            upright = Image.alpha_composite(white, upright.convert("RGBA"))
+        return upright.convert("RGB")
 
 
 def image_to_tensor(image: Image.Image, size: int) -> Tensor:
