@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import warnings
 from pathlib import Path
@@ -35,9 +36,10 @@ def main() -> NoReturn:
     warnings.filterwarnings("ignore", module=r"(torch|lightning_fabric)\..*")
     try:
         app(standalone_mode=False)
+        sys.stdout.flush()
         status = 0
     except GanvasError as error:
-        status = _complain(str(error), error.exit_status)
+        status = _complain(str(error), error.exit_status) if _is_first_process() else 0
     except _CommandLineError as error:
         text = error.format_message()
         if text.startswith("Usage:"):  # no command at all: show what there is
@@ -50,8 +52,17 @@ def main() -> NoReturn:
     except (KeyboardInterrupt, typer.Abort):
         status = _complain("interrupted", 130)
     except BrokenPipeError:
+        # whoever read the output has gone; without this, Python complains of it once more at its end
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         status = 141
+    except OSError as error:
+        status = _complain(f"{error.filename or 'the system'}: {error.strerror or error}", 1)
     sys.exit(status)
+
+
+def _is_first_process() -> bool:
+    """Of several that train together, the first one speaks for all of them."""
+    return os.environ.get("RANK", os.environ.get("LOCAL_RANK", "0")) == "0"
 
 
 def _complain(text: str, status: int) -> int:
@@ -117,7 +128,8 @@ def train(
 
     choose_device(chosen.training.device)
     run = run_training(chosen, recipe_store(chosen, data), out or Path("runs") / chosen.name)
-    print(f'trained: {run.folder}\ngenerate with: ganvas generate {run.folder} "a caption"')
+    if _is_first_process():
+        print(f'trained: {run.folder}\ngenerate with: ganvas generate {run.folder} "a caption"')
 
 
 @app.command()
@@ -140,7 +152,7 @@ def generate(
 ) -> None:
     """Generate images for captions."""
     texts = [*(captions or []), *(_read_captions(captions_from) if captions_from else [])]
-    if not texts and not sys.stdin.isatty():
+    if not texts and captions_from is None and sys.stdin is not None and not sys.stdin.isatty():
         texts = _read_captions("-")
     from ganvas.generate import generate_files
 

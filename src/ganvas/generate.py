@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from PIL import Image
@@ -11,7 +11,7 @@ from PIL import Image
 from ganvas.errors import GanvasError
 from ganvas.images import open_image
 from ganvas.pipeline import load
-from ganvas.sheets import Tile, save_png, sheet
+from ganvas.sheets import Picture, Tile, save_png, sheet
 from ganvas.text.tokenizer import check_caption
 
 _MAX_ON_A_SHEET = 1024
@@ -58,9 +58,10 @@ def generate_files(
         )
     style = open_image(style_from) if style_from else None
     model = load(path, device=device)
-    images = model.generate(captions, n, seed, style_from=style)
     if not single:
-        return _write_each(images, captions, n, out)
+        batches = model.generate_arrays(captions, n, seed, style_from=style)
+        return _write_each((image for batch in batches for image in batch), captions, n, out)
+    images = model.generate(captions, n, seed, style_from=style)
     picture = images[0] if len(images) == 1 else _sheet(images, captions, n)
     return [save_png(picture, out)]
 
@@ -79,14 +80,20 @@ def _sheet(images: Sequence[Image.Image], captions: Sequence[str], n: int) -> Im
     return sheet(rows, row_titles=titles)
 
 
-def _write_each(images: Sequence[Image.Image], captions: Sequence[str], n: int, folder: Path) -> list[Path]:
+def _write_each(images: Iterable[Picture], captions: Sequence[str], n: int, folder: Path) -> list[Path]:
     """``0003-a-red-apple-1.png``: number of the caption, its first words, number of the image."""
+    paths: list[Path] = []
+    for number, image in enumerate(images):
+        if not paths:  # not before there is something to write
+            _make(folder)
+        words = re.sub(r"\W+", "-", captions[number // n].lower()).strip("-")[:40]
+        words = words.encode()[:120].decode(errors="ignore")  # a name may have 255 bytes
+        paths.append(save_png(image, folder / f"{number // n:04d}-{words}-{number % n}.png"))
+    return paths
+
+
+def _make(folder: Path) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise GanvasError(f"{folder}: cannot make this folder ({error.strerror})") from None
-    paths = []
-    for number, image in enumerate(images):
-        words = re.sub(r"\W+", "-", captions[number // n].lower()).strip("-")[:40]
-        paths.append(save_png(image, folder / f"{number // n:04d}-{words}-{number % n}.png"))
-    return paths
