@@ -119,3 +119,16 @@ def test_captions_in_another_script_are_refused_instead_of_learning_nothing():
     with pytest.raises(GanvasError, match=r"text\.alphabet: holds only 24 % .*bilstm"):
         build(settings, ["消防员，深肤色，noto 风格"] * 3 + ["苹果" * 7])
     assert build(settings, ["a firefighter, 消防员", "a red apple"]).share_known(["Ab, c!"]) == 1.0
+
+
+def test_standardized_sentences_have_mean_zero_and_deviation_one_and_keep_their_order():
+    model = encoder(channels=16, embedding=8)
+    captions = [
+        f"{colour} {thing}" for colour in ("a red", "a blue", "one") for thing in ("cat", "dog", "x", "sun")
+    ]
+    before = model.encode(captions).sentence
+    model.standardize(captions)
+    after = model.encode(captions).sentence
+    assert after.mean(dim=0).abs().max() < 1e-3
+    assert torch.allclose(after.std(dim=0), torch.ones(8), atol=1e-3)
+    assert torch.equal(before.argsort(dim=0), after.argsort(dim=0))

@@ -76,6 +76,8 @@ class Phase:
     is saved in the end."""
     generates: bool = True
     """Whether sample sheets make sense in this phase."""
+    finish: Callable[[Sequence[str]], None] | None = None
+    """Called with the training captions when the phase is over; later phases see what it did."""
 
 
 class System(nn.Module, ABC):

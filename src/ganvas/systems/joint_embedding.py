@@ -15,6 +15,7 @@ from typing import Literal, cast
 import torch
 from torch import Tensor, nn
 
+from ganvas.errors import GanvasError
 from ganvas.layers.image_encoder import ImageEncoder
 from ganvas.losses.joint_embedding import info_nce, structured_joint_embedding_loss
 from ganvas.systems.base import Adam, Batch, Losses, Phase, Turn
@@ -33,6 +34,10 @@ class JointEmbeddingSettings:
     """Pairs of the same class are not counted as mismatched, where the data have classes."""
     image_width: int = 32
     """Channels of the image encoder at full resolution [inferred]."""
+    standardize: bool = False
+    """Afterwards rescale the encoder's last layer so that each dimension of the sentence has mean 0 and
+    deviation 1 over the training captions (ours). Ranking alone leaves captions very close together, and the
+    networks that read them learn slowly."""
     learning_rate: float = 7e-4
     """Adam's; 7e-4 is the released encoders' [code]."""
 
@@ -48,6 +53,10 @@ class JointEmbedding(nn.Module):
 
     def __init__(self, settings: JointEmbeddingSettings, text_encoder: TextEncoder, image_size: int) -> None:
         super().__init__()
+        if settings.standardize and not text_encoder.can_standardize:
+            raise GanvasError(
+                "settings.joint_embedding.standardize: this text encoder has no last layer to rescale"
+            )
         self.settings = settings
         self.text = [text_encoder]  # in a list, so that its weights are not saved twice
         self.image_encoder = ImageEncoder(settings.image_width, text_encoder.sentence_dim, image_size)
@@ -60,7 +69,16 @@ class JointEmbedding(nn.Module):
             loss=self.loss,
             adam=Adam(learning_rate=self.settings.learning_rate, betas=(0.9, 0.999)),
         )
-        return [Phase(name="text", turns=[turn], draw=self.draw, trains_text=True, generates=False)]
+        return [
+            Phase(
+                name="text",
+                turns=[turn],
+                draw=self.draw,
+                trains_text=True,
+                generates=False,
+                finish=self.text[0].standardize if self.settings.standardize else None,
+            )
+        ]
 
     def draw(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """Image features and sentences, both ``(B, D)``."""

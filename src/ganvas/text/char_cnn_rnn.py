@@ -80,6 +80,8 @@ class CharCnnRnn(TextEncoder):
         settings: widths, alphabet and length.
     """
 
+    can_standardize = True
+
     def __init__(self, settings: CharCnnRnnSettings) -> None:
         super().__init__()
         self.settings = settings
@@ -115,6 +117,22 @@ class CharCnnRnn(TextEncoder):
         if self.settings.lower_case:
             read = read.lower()[: self.settings.characters]  # a letter's lower case may be two characters
         return [self._ids.get(character, self._unknown) for character in read] or [self._unknown]
+
+    @torch.no_grad()
+    def standardize(self, captions: Sequence[str], most: int = 4096) -> None:
+        """Rescale the linear head; captions at even distances stand for all, where there are more than
+        ``most``.
+        """
+        was_training = self.training
+        self.eval()
+        most = min(most, len(captions))
+        chosen = [captions[i * len(captions) // most] for i in range(most)]
+        parts = [self.encode(chosen[i : i + 128]).sentence for i in range(0, most, 128)]
+        deviation, mean = torch.std_mean(torch.cat(parts).double(), dim=0)
+        scale = 1 / deviation.clamp(min=1e-6)
+        self.head.weight.mul_(scale[:, None])
+        self.head.bias.copy_((self.head.bias - mean) * scale)
+        self.train(was_training)
 
     def share_known(self, captions: Sequence[str]) -> float:
         """The share of the captions' letters and digits that the alphabet holds."""

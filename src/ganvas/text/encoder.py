@@ -35,12 +35,14 @@ class TextEncoder(nn.Module, ABC):
     Attributes:
         sentence_dim: width of the sentence vector.
         word_dim: width of a word vector.
+        can_standardize: whether ``standardize`` is offered.
         trained_here: whether a run trains it; False for one that comes trained and stays frozen.
     """
 
     sentence_dim: int
     word_dim: int
     trained_here: bool = True
+    can_standardize: bool = False
 
     @abstractmethod
     def tokenize(self, captions: Sequence[str]) -> Tensor:
@@ -56,6 +58,12 @@ class TextEncoder(nn.Module, ABC):
 
         An encoder with a vocabulary gives ``{"tokenizer.json": ...}``; one without gives nothing.
         """
+
+    def standardize(self, captions: Sequence[str]) -> None:
+        """Change the last layer so that over ``captions`` each dimension of the sentence has mean 0,
+        deviation 1.
+        """
+        raise NotImplementedError
 
     def encode(self, captions: Sequence[str]) -> Text:
         """Strings to ``Text``, on the device of the encoder."""

@@ -139,6 +139,7 @@ class PhaseRun:
                 ) from None
         self.job.trained[self.phase.name] = max(step, self.steps) * self.batch_size
         self.average.settle()
+        _finish(self.phase, self.job.store)
         return max(self.steps - step, 0)
 
     def _last_good(self, said: str) -> str:
@@ -342,9 +343,16 @@ class PhaseRun:
 
 def _settle_earlier(job: Job, number: int, average: dict[str, Tensor]) -> None:
     """What the end of an earlier phase did to the networks, done again from its checkpoint."""
-    earlier = Average(job.system, job.system.phases()[number].averaged, 1)
+    phase = job.system.phases()[number]
+    earlier = Average(job.system, phase.averaged, 1)
     earlier.load_state_dict(average)
     earlier.settle()
+    _finish(phase, job.store)
+
+
+def _finish(phase: Phase, store: Store) -> None:
+    if phase.finish:
+        phase.finish(_train_captions(store))
 
 
 def _train_captions(store: Store) -> list[str]:
