@@ -206,7 +206,7 @@ def _digest(content: bytes) -> str:
 
 
 def _still_there(folder: Path) -> str:
-    older = list_checkpoints(folder.parent)
+    older = [other for other in list_checkpoints(folder.parent) if other != folder]
     if not older:
         return "there is no earlier one"
     return f"the last good one is {older[-1]}"
