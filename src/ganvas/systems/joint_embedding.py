@@ -55,7 +55,8 @@ class JointEmbedding(nn.Module):
         super().__init__()
         if settings.standardize and not text_encoder.can_standardize:
             raise GanvasError(
-                "settings.joint_embedding.standardize: this text encoder has no last layer to rescale"
+                "settings.joint_embedding.standardize: this text encoder has no last layer to rescale;"
+                " set it false"
             )
         self.settings = settings
         self.text = [text_encoder]  # in a list, so that its weights are not saved twice
