@@ -132,3 +132,14 @@ def test_standardized_sentences_have_mean_zero_and_deviation_one_and_keep_their_
     assert after.mean(dim=0).abs().max() < 1e-3
     assert torch.allclose(after.std(dim=0), torch.ones(8), atol=1e-3)
     assert torch.equal(before.argsort(dim=0), after.argsort(dim=0))
+
+
+def test_captions_that_are_cut_are_noted_once(caplog):
+    model = encoder()
+    model.tokenize(["x" * 201])
+    assert not caplog.records
+    model.tokenize(["x" * 10_000])
+    model.tokenize(["x" * 10_000])
+    assert [r.getMessage() for r in caplog.records] == [
+        "captions of up to 10000 characters are cut to text.characters=201"
+    ]

@@ -9,6 +9,7 @@ Generative Adversarial Text to Image Synthesis (ICML 2016) uses it. Deviations, 
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 
 import torch
@@ -19,6 +20,7 @@ from ganvas.errors import GanvasError
 from ganvas.text.encoder import Text, TextEncoder
 from ganvas.text.settings import RECEPTIVE_FIELD, CharCnnRnnSettings
 
+_log = logging.getLogger(__name__)
 _STRIDE = 9  # characters from one recurrent step to the next
 
 
@@ -90,6 +92,7 @@ class CharCnnRnn(TextEncoder):
         width = len(settings.alphabet)
         self._ids = {character: place for place, character in enumerate(settings.alphabet, start=1)}
         self._unknown = width + 1
+        self._noted = False
         self.conv1 = nn.Conv1d(width, 384, 4)
         self.conv2 = nn.Conv1d(384, 512, 4)
         self.conv3 = nn.Conv1d(512, settings.channels, 4)
@@ -103,9 +106,18 @@ class CharCnnRnn(TextEncoder):
     def tokenize(self, captions: Sequence[str]) -> Tensor:
         """Character ids ``(B, L)``, 1-based places in the alphabet, ``L`` that of the longest caption read.
 
-        Characters outside the alphabet get one id more than the alphabet has; their one-hot row is zero, as
-        that of padding. An empty caption counts as one unknown character.
+        Longer captions are cut, which is logged once. Characters outside the alphabet get one id more than the
+        alphabet has; their one-hot row is zero, as that of padding. An empty caption counts as one unknown
+        character.
         """
+        longest = max(map(len, captions), default=0)
+        if longest > self.settings.characters and not self._noted:
+            self._noted = True
+            _log.warning(
+                "captions of up to %d characters are cut to text.characters=%d",
+                longest,
+                self.settings.characters,
+            )
         rows = [self._tokens(caption) for caption in captions]
         tokens = torch.zeros(len(rows), max(map(len, rows), default=1), dtype=torch.long)
         for row, ids in zip(tokens, rows, strict=True):
