@@ -106,7 +106,7 @@ class CharCnnRnn(TextEncoder):
     def tokenize(self, captions: Sequence[str]) -> Tensor:
         """Character ids ``(B, L)``, 1-based places in the alphabet, ``L`` that of the longest caption read.
 
-        Longer captions are cut, which is logged once. Characters outside the alphabet get one id more than the
+        Longer ones are cut, which is logged once. Characters outside the alphabet get one id more than the
         alphabet has; their one-hot row is zero, as that of padding. An empty caption counts as one unknown
         character.
         """
