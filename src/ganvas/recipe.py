@@ -151,13 +151,19 @@ def _read(source: str | Path, seen: tuple[str, ...]) -> dict[str, Any]:
         return tree
     if not isinstance(base, str):
         raise GanvasError(f"recipe {name}: base: {base!r} is not the name of a recipe")
-    if base not in _shipped() and not Path(base).is_absolute():
-        base = str(Path(source).parent / base)
+    if base not in _shipped():
+        beside = Path(source).parent / base
+        if not _is_file(beside):
+            near = did_you_mean(base, _shipped())
+            raise GanvasError(
+                f"recipe {name}: base: '{base}' is neither a file nor a recipe that ships; {near}"
+            )
+        base = str(beside)
     return _merge(_read(base, (*seen, name)), tree)
 
 
 def _read_file(path: Path) -> dict[str, Any]:
-    if not path.is_file():
+    if not _is_file(path):
         if path.suffix in (".yaml", ".yml") or len(path.parts) > 1:
             raise GanvasError(f"recipe {path}: no such file")
         raise GanvasError(f"no recipe '{path}'; {did_you_mean(str(path), _shipped())}")
@@ -168,6 +174,14 @@ def _read_file(path: Path) -> dict[str, Any]:
     except (OSError, UnicodeDecodeError) as error:
         raise GanvasError(f"recipe {path}: cannot be read ({error})") from None
     return {"name": path.stem, **_parse(text, str(path))}
+
+
+def _is_file(path: Path) -> bool:
+    """False too for what is no possible name of a file."""
+    try:
+        return path.is_file()
+    except (OSError, ValueError):
+        return False
 
 
 class _Loader(yaml.SafeLoader):
@@ -240,7 +254,7 @@ def _apply(tree: dict[str, Any], override: str) -> None:
     try:
         value = _read_yaml(text)
     except yaml.YAMLError:
-        raise GanvasError(f"{dotted}: '{text}' is no YAML value; quote it") from None
+        raise GanvasError(f"{dotted}: {_short(text)} is no YAML value; quote it") from None
     *path, last = dotted.split(".")
     place: Any = tree
     for key in path:
@@ -377,9 +391,10 @@ def _demand(holds: bool, key: str, value: Any, rule: str) -> None:
 
 
 def _demand_no_negative(tree: Mapping[str, Any], where: str) -> None:
-    """No system has a count, width or rate below zero."""
+    """No system has a count or rate below zero, nor a width of zero."""
     for key, value in tree.items():
         if isinstance(value, Mapping):
             _demand_no_negative(value, f"{where}.{key}")
         elif isinstance(value, int | float):
-            _demand(value >= 0, f"{where}.{key}", value, "at least 0")
+            least = 1 if key.endswith(("width", "dim", "projection")) else 0
+            _demand(value >= least, f"{where}.{key}", value, f"at least {least}")
