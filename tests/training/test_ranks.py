@@ -1,0 +1,153 @@
+"""Two processes on one machine: equal weights, different images, stopping together."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import yaml
+from tiny_runs import tiny_tree
+
+from ganvas.data.store import Store
+from ganvas.pipeline import load
+from ganvas.training.checkpoint import list_checkpoints
+
+SPY = """
+import hashlib, json, os, sys
+from pathlib import Path
+
+import torch
+
+torch.set_num_threads(1)
+from ganvas.training import loop
+
+seen = []
+real = loop.PhaseRun._step
+
+
+def step(self, number, batch):
+    terms = real(self, number, batch)
+    weights = hashlib.sha256()
+    for parameter in self.job.system.parameters():
+        weights.update(parameter.detach().contiguous().numpy().tobytes())
+    images = [hashlib.sha256(image.contiguous().numpy().tobytes()).hexdigest() for image in batch.images]
+    seen.append([self.phase.name, number, weights.hexdigest(), images])
+    Path(os.environ["SPY"], f"rank{self.job.fabric.global_rank}.json").write_text(json.dumps(seen))
+    return terms
+
+
+loop.PhaseRun._step = step
+from ganvas.cli import main
+
+main()
+"""
+
+
+@pytest.fixture
+def spied(store: Store, tmp_path: Path) -> list[str | Path]:
+    """A command that trains the tiny recipe, each rank noting what it sees."""
+    (tmp_path / "spied.py").write_text(SPY)
+    return [
+        sys.executable,
+        tmp_path / "spied.py",
+        "train",
+        tmp_path / "tiny.yaml",
+        "--data",
+        store.path,
+        "--out",
+    ]
+
+
+def environment(folder: Path) -> dict[str, str]:
+    kept = {k: v for k, v in os.environ.items() if k not in ("RANK", "LOCAL_RANK", "WORLD_SIZE", "NODE_RANK")}
+    return {**kept, "OMP_NUM_THREADS": "1", "SPY": str(folder)}
+
+
+def write_recipe(folder: Path, **training: object) -> None:
+    tree = tiny_tree(num_devices=2, **training)
+    (folder / "tiny.yaml").write_text(yaml.safe_dump(tree))
+
+
+def notes(folder: Path) -> Iterator[tuple[list[object], list[object]]]:
+    first, second = (json.loads((folder / f"rank{rank}.json").read_text()) for rank in (0, 1))
+    return zip(first, second, strict=True)
+
+
+def test_two_ranks_hold_equal_weights_see_different_images_and_speak_with_one_voice(
+    spied: list[str | Path], tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    write_recipe(tmp_path, images={"text": 8, "gan": 16, "style": 8}, log_every=1)
+    done = subprocess.run(
+        [*spied, run], env=environment(tmp_path), capture_output=True, text=True, timeout=300, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert "Traceback" not in done.stderr
+    assert done.stdout.count("trained: ") == 1 and done.stderr.count("gan: 16 of 16 images") == 1
+    changed = set()
+    for (phase, step, weights, images), (phase2, step2, weights2, images2) in notes(tmp_path):
+        assert (phase, step, weights) == (phase2, step2, weights2)
+        assert len(images) == len(images2) == 2 and not set(images) & set(images2)
+        changed.add(weights)
+    assert len(changed) == 8, "every step moved the weights"
+    with (run / "log.csv").open(newline="") as file:
+        assert [(row["phase"], row["step"]) for row in csv.DictReader(file)] == [
+            (phase, str(step))
+            for phase, steps in (("text", 2), ("gan", 4), ("style", 2))
+            for step in range(1, steps + 1)
+        ]
+    assert load(run, device="cpu").trained == {"text": 8, "gan": 16, "style": 8}
+
+
+def test_an_interrupt_that_one_rank_sees_stops_both_and_both_go_on(
+    spied: list[str | Path], tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    write_recipe(tmp_path, images={"text": 4, "gan": 4_000_000}, log_every=3)
+    with subprocess.Popen([*spied, run], env=environment(tmp_path), stderr=subprocess.PIPE) as process:
+        assert process.stderr is not None
+        said = []
+        for line in process.stderr:
+            said.append(line.decode())
+            if line.startswith(b"captions: 28 of 28"):
+                process.send_signal(signal.SIGINT)  # to the first rank alone
+    assert process.returncode == 130, said
+    assert [line for line in said if line.startswith("ganvas: ")] == said[
+        -1:
+    ] and "stopped at phase gan" in said[-1]
+    checkpoint = list_checkpoints(run / "checkpoints")[-1]
+    reached = int(checkpoint.name[-8:])
+    assert reached % 3 == 0
+
+    write_recipe(tmp_path, images={"text": 4, "gan": 4 * (reached + 2)}, log_every=3)
+    done = subprocess.run(
+        [*spied, run], env=environment(tmp_path), capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    went_on = [(phase, step) for (phase, step, *_), _ in notes(tmp_path)]
+    assert went_on == [("gan", reached + 1), ("gan", reached + 2)]
+
+
+def test_what_stops_the_first_rank_stops_the_other_and_is_one_line(
+    spied: list[str | Path], tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    write_recipe(tmp_path, images={"text": 4, "gan": 4_000_000})
+    with subprocess.Popen([*spied, run], env=environment(tmp_path), stderr=subprocess.PIPE) as process:
+        assert process.stderr is not None
+        said = []
+        for line in process.stderr:
+            said.append(line.decode())
+            if line.startswith(b"captions: 28 of 28"):
+                (run / "model").write_text("in the way of the model folder")
+    assert process.returncode == 1, said
+    ours = [line for line in said if line.startswith("ganvas: ")]
+    assert len(ours) == 1 and str(run / "model") in ours[0] and "the last good checkpoint" in ours[0]
+    assert "Traceback" not in "".join(said)
