@@ -29,15 +29,17 @@ app.add_typer(data_app, name="data")
 # What typer raises for a wrong command line; older versions have it from click.
 _CommandLineError: Any = typer.BadParameter.__mro__[2]
 _MAX_CAPTION_BYTES = 10_000_000
+_INTERRUPTED = 130
 
 
 def main() -> NoReturn:
     """Run the command; a user's mistake is one line on standard error and exit status 2."""
     warnings.filterwarnings("ignore", module=r"(torch|lightning_fabric)\..*")
     try:
-        app(standalone_mode=False)
+        status = app(standalone_mode=False) or 0
+        if status == _INTERRUPTED:  # newer typer gives back what older typer raises
+            raise KeyboardInterrupt
         sys.stdout.flush()
-        status = 0
     except GanvasError as error:
         status = _complain(str(error), error.exit_status) if _is_first_process() else 0
     except _CommandLineError as error:
@@ -50,7 +52,7 @@ def main() -> NoReturn:
     except typer.Exit as stop:
         status = stop.exit_code
     except (KeyboardInterrupt, typer.Abort):
-        status = _complain("interrupted", 130)
+        status = _complain("interrupted", _INTERRUPTED)
     except BrokenPipeError:
         # whoever read the output has gone; without this, Python complains of it once more at its end
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
