@@ -19,7 +19,7 @@ from ganvas.training.checkpoint import write_atomically
 from ganvas.training.loop import train
 
 RECIPE = "gan-int-cls-emoji-demo"
-_SHOWN = 24
+_SHOWN = 20
 _IMAGES_A_CAPTION = 4
 
 
