@@ -114,11 +114,11 @@ DEMO = "gan-int-cls-emoji-demo"
     ("override", "key", "words"),
     [
         ("training.bach_size=32", "training.bach_size", "value 32"),
-        ("training.bach_size=32", "training.bach_size", "did you mean 'batch_size'?"),
+        ("training.bach_size=32", "training.bach_size", "did you mean 'training.batch_size'?"),
         ("trainig.batch_size=32", "trainig", "did you mean 'training'?"),
-        ("settings.joint_embedding.imagewidth=3", "settings.joint_embedding.imagewidth", "'image_width'?"),
-        ("text.chanels=8", "text.chanels", "did you mean 'channels'?"),
-        ("training.batch_size=many", "training.batch_size", "should be a valid integer, not 'many'"),
+        ("settings.joint_embedding.imagewidth=3", "settings.joint_embedding.imagewidth", "image_width'?"),
+        ("text.chanels=8", "text.chanels", "did you mean 'text.channels'?"),
+        ("training.batch_size=many", "training.batch_size", ": should be a valid integer, not 'many'"),
         ("training.batch_size=2.5", "training.batch_size", "not 2.5"),
         ("training.batch_size=true", "training.batch_size", "not True"),
         ("training.batch_size=null", "training.batch_size", "not None"),
@@ -344,3 +344,11 @@ def test_the_recipe_of_a_run_is_read_as_strictly(tmp_path: Path) -> None:
     write(tmp_path, "recipe.yaml", yaml.safe_dump({**tiny_tree(), "sytem": 1}))
     with pytest.raises(GanvasError, match="unknown key 'sytem'"):
         read_recipe(tmp_path)
+
+
+def test_another_text_encoder_drops_the_settings_of_the_one_before() -> None:
+    recipe = load_recipe(DEMO, ["text.encoder=bilstm", "text.features=64"])
+    assert recipe.text.encoder == "bilstm"
+    assert recipe.text.features == 64
+    same = load_recipe(DEMO, ["text.encoder=char-cnn-rnn"])
+    assert same == load_recipe(DEMO)

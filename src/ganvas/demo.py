@@ -51,7 +51,7 @@ def _write_gallery(
     out: Path, model: Model, store: Store, recipe: Recipe, scores: Sequence[RetrievalScore], minutes: float
 ) -> tuple[Path, Path]:
     rows = store.rows("test")
-    rows = rows[np.linspace(0, len(rows) - 1, _SHOWN).astype(int)]
+    rows = rows[((np.arange(_SHOWN) + 0.5) * len(rows) / _SHOWN).astype(int)]
     captions = [store.captions[row][0] for row in rows]
     images = model.generate(captions, n=_IMAGES_A_CAPTION, seed=0)
     entries = [

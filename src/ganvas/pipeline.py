@@ -195,6 +195,8 @@ class Model:
             raise GanvasError("no caption given; write at least one")
         for caption in captions:
             check_caption(caption)
+        if not isinstance(n, int) or not isinstance(seed, int):
+            raise GanvasError(f"n={n!r}, seed={seed!r}: should be whole numbers")
         if n < 1 or n * len(captions) > MAX_IMAGES:
             raise GanvasError(f"n={n}: should be at least 1, and at most {MAX_IMAGES:,} images in all")
         if batch_size < 1:
@@ -247,7 +249,8 @@ class Model:
         """``(1, Z)``: the noise that gives the style of ``image``."""
         if not self.trained.get("style"):
             raise GanvasError(
-                "this model has no trained style encoder; train its recipe with training.images.style=200000"
+                "this model has no trained style encoder; go on with its run by 'ganvas train RECIPE"
+                " training.images.style=30000'"
             )
         pixels = image_to_tensor(image, self.image_size).to(self.device)
         return self.system.style_of(pixels).cpu()

@@ -257,6 +257,8 @@ def _apply(tree: dict[str, Any], override: str) -> None:
         raise GanvasError(f"{dotted}: {_short(text)} is no YAML value; quote it") from None
     *path, last = dotted.split(".")
     place: Any = tree
+    if dotted == "text.encoder" and isinstance(tree.get("text"), dict) and tree["text"].get(last) != value:
+        tree["text"] = {}  # the other encoder's settings would not fit
     for key in path:
         place = place.setdefault(key, {})
         if not isinstance(place, dict):
@@ -303,7 +305,8 @@ def _refuse_unknown(tree: Mapping[Any, Any], known: Sequence[str], where: str) -
     for key, value in tree.items():
         if key not in known:
             raise GanvasError(
-                f"unknown key '{where}{key}' (value {_short(value)}); {did_you_mean(str(key), known)}"
+                f"unknown key '{where}{key}' (value {_short(value)});"
+                f" {did_you_mean(f'{where}{key}', [where + name for name in known])}"
             )
 
 
@@ -334,7 +337,7 @@ def _in_words(problem: Any) -> str:
     text: str = problem["msg"]
     if problem["type"] == "missing":
         return "is missing"
-    return text[0].lower() + text[1:].replace("Input should be", "should be").removeprefix("nput ")
+    return text.removeprefix("Input ")[0].lower() + text.removeprefix("Input ")[1:]
 
 
 def _walk(kind: type[Any], tree: Any, where: str) -> None:

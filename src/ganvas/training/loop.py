@@ -128,6 +128,8 @@ class PhaseRun:
                 log.restore(pending, self.job.fabric.device)
             try:
                 self._train(step, log)
+            except Interrupted:
+                raise
             except RunStopped as error:
                 raise type(error)(f"{error}{self._last_good(str(error))}") from None
             except (MemoryError, RuntimeError) as error:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -24,6 +25,7 @@ def stop_signal() -> Iterator[Callable[[], bool]]:
         if asked:
             raise KeyboardInterrupt
         asked.append(number)
+        print("stopping after this step (Ctrl-C again: at once)", file=sys.stderr)
 
     try:
         before = signal.signal(signal.SIGINT, ask)
