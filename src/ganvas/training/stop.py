@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import os
 import signal
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -25,7 +25,8 @@ def stop_signal() -> Iterator[Callable[[], bool]]:
         if asked:
             raise KeyboardInterrupt
         asked.append(number)
-        print("stopping after this step (Ctrl-C again: at once)", file=sys.stderr)
+        # not print: the signal may have come in the middle of one, which a second one must not enter
+        os.write(2, b"stopping after this step (Ctrl-C again: at once)\n")
 
     try:
         before = signal.signal(signal.SIGINT, ask)
