@@ -22,6 +22,7 @@ from ganvas.data.store import Store
 from ganvas.recipe import list_recipes
 
 Ganvas = Callable[..., Called]
+pytestmark = pytest.mark.usefixtures("single_threaded")
 
 
 def everything_in(folder: Path) -> list[str]:
@@ -100,7 +101,7 @@ TRAIN: list[Any] = [
     (["gan-int-cls-emoji-dmo"], "did you mean 'gan-int-cls-emoji-demo'?"),
     (["missing.yaml"], "missing.yaml: no such file"),
     (["recipe.yaml"], "unknown key 'sytem' (value 5); did you mean 'system'?"),
-    (["tiny.yaml", "training.bach_size=3"], "did you mean 'batch_size'?"),
+    (["tiny.yaml", "training.bach_size=3"], "did you mean 'training.batch_size'?"),
     (["tiny.yaml", "--data", "missing"], "missing: no prepared data set here"),
     (["tiny.yaml", "--data", "file"], "file: no prepared data set here"),
     (["tiny.yaml", "--data", "STORE", "--out", "file"], "file: exists and is no run"),
@@ -152,7 +153,7 @@ OTHERS: list[Any] = [
     (["data", "show", "STORE", "--out", "missing/sheet.png"], "missing"),
     (["data", "inspect", "missing"], "no prepared data set here"),
     (["data", "inspect", "file"], "no prepared data set here"),
-    (["demo", "training.bach_size=3"], "did you mean 'batch_size'?"),
+    (["demo", "training.bach_size=3"], "did you mean 'training.batch_size'?"),
     (["demo", "--out", "file"], "file"),
     (["nonsense"], "nonsense"),
     (["data", "nonsense"], "nonsense"),

@@ -13,6 +13,7 @@ from ganvas.demo import run_demo
 from ganvas.scores import retrieval
 
 
+@pytest.mark.usefixtures("single_threaded")
 def test_the_demo_writes_gallery_scores_and_model_and_goes_on_where_it_stopped(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -24,6 +24,8 @@ from ganvas.pipeline import MAX_IMAGES, Model, build_system, load, save_model
 from ganvas.recipe import resolve
 from ganvas.training.loop import train
 
+pytestmark = pytest.mark.usefixtures("single_threaded")
+
 CAPTIONS = ["a red ball", "one hat, blue", "x", "a green star " * 12, "a yellow bird", "una estrella"]
 
 
@@ -147,9 +149,7 @@ def test_a_style_is_taken_over_after_a_style_phase_and_refused_without_one(
     assert styled[0] == styled[1] != styled[2]
     assert load(undisturbed, device="cpu").generate(["a red ball"], style_from=red)
     without = train(tiny_recipe(images={"text": 4, "gan": 8}), store, tmp_path / "run")
-    with pytest.raises(
-        GanvasError, match=r"no trained style encoder; train its recipe with training\.images\.style"
-    ):
+    with pytest.raises(GanvasError, match=r"no trained style encoder; .*training\.images\.style="):
         load(without.folder, device="cpu").generate(["a red ball"], style_from=red)
 
 

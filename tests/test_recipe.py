@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 import yaml
-from hypothesis import example, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from tiny_runs import SMALL_SYSTEM, tiny_tree, write_store
 
@@ -28,6 +28,7 @@ REDUCED = {
 }
 """Overrides that make any recipe of a system small; a new system is entered here."""
 
+pytestmark = pytest.mark.usefixtures("single_threaded")
 SHIPPED = sorted(list_recipes())
 
 
@@ -276,7 +277,7 @@ KEYS = [
 ]
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     st.lists(
         st.one_of(
@@ -320,7 +321,7 @@ VALUES = st.recursive(
 )
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.data())
 def test_no_tree_is_answered_by_a_traceback(data: st.DataObject) -> None:
     tree: Any = tiny_tree()

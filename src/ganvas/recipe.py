@@ -8,7 +8,6 @@ frozen ``Recipe``, which is saved with the run.
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, is_dataclass
 from functools import cache
@@ -20,6 +19,7 @@ import yaml
 from pydantic import TypeAdapter, ValidationError
 
 from ganvas.errors import GanvasError, did_you_mean
+from ganvas.strict_yaml import read_yaml
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -184,46 +184,9 @@ def _is_file(path: Path) -> bool:
         return False
 
 
-class _Loader(yaml.SafeLoader):
-    """Plain YAML without its traps: ``1e-4`` is a number, a key counts once, aliases cannot swell a file."""
-
-    def compose_node(self, parent: Any, index: Any) -> Any:
-        """Refuse aliases, which could make gigabytes of a few lines."""
-        if self.check_event(yaml.AliasEvent):
-            raise yaml.YAMLError("it holds an alias (*); write the value again")
-        return super().compose_node(parent, index)
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        """Refuse a key that is there twice."""
-        tree = super().construct_mapping(node, deep=deep)
-        if len(tree) < len(node.value):
-            names = [str(key.value) for key, _ in node.value]
-            raise yaml.YAMLError(f"the key '{next(n for n in names if names.count(n) > 1)}' is there twice")
-        return tree
-
-
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float", re.compile(r"[-+]?[0-9][0-9_]*[eE][-+]?[0-9]+"), list("-+0123456789")
-)
-
-
-def _read_yaml(text: str) -> Any:
-    """The value that YAML text holds.
-
-    Raises:
-        yaml.YAMLError: it is no YAML.
-    """
-    try:
-        return yaml.load(text, _Loader)
-    except yaml.YAMLError:
-        raise
-    except Exception as error:  # a date or number out of range, too many brackets: whatever Python says of it
-        raise yaml.YAMLError(f"{type(error).__name__}: {error}") from None
-
-
 def _parse(text: str, name: str) -> dict[str, Any]:
     try:
-        tree = _read_yaml(text)
+        tree = read_yaml(text)
     except yaml.YAMLError as error:
         raise GanvasError(f"recipe {name}: is no YAML ({' '.join(str(error).split())})") from None
     if not isinstance(tree, dict):
@@ -252,7 +215,7 @@ def _apply(tree: dict[str, Any], override: str) -> None:
     if not equals or not dotted:
         raise GanvasError(f"'{override}' is no override; write key=value, such as training.batch_size=32")
     try:
-        value = _read_yaml(text)
+        value = read_yaml(text)
     except yaml.YAMLError:
         raise GanvasError(f"{dotted}: {_short(text)} is no YAML value; quote it") from None
     *path, last = dotted.split(".")

@@ -16,7 +16,8 @@ from ganvas.pipeline import load
 from ganvas.scores import retrieval
 from ganvas.scores.retrieval import RetrievalProtocol, first_ranked, load_retriever, score_model, score_real
 
-MANY = 4000
+pytestmark = pytest.mark.usefixtures("single_threaded")
+MANY = 2000
 
 
 def unit(count: int, seed: int, dim: int = 32) -> torch.Tensor:

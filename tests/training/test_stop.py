@@ -104,9 +104,10 @@ def poison(value: float, term: str | None) -> Callable[[Losses], Losses]:
     return change
 
 
-@pytest.mark.parametrize("value", [float("nan"), float("inf")])
-@pytest.mark.parametrize("log_every", [1, 3, 5])
-@pytest.mark.parametrize("step", [1, 2, 3, 4])
+@pytest.mark.parametrize("log_every", [1, 3])
+@pytest.mark.parametrize(
+    ("step", "value"), [(1, float("nan")), (2, float("inf")), (3, float("nan")), (4, float("inf"))]
+)
 def test_a_loss_that_is_not_finite_stops_the_run_and_is_never_saved(
     store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: int, log_every: int, value: float
 ) -> None:

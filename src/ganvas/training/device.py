@@ -101,6 +101,14 @@ def mean_over_ranks(fabric: Fabric, values: Tensor) -> Tensor:
         return cast(Tensor, fabric.all_reduce(values, reduce_op="mean"))
 
 
+def average_gradients(fabric: Fabric, optimizer: torch.optim.Optimizer) -> None:
+    """One exchange for all gradients of an optimizer."""
+    grads = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
+    flat = mean_over_ranks(fabric, torch.cat([grad.flatten() for grad in grads]))
+    for grad, mean in zip(grads, torch.split(flat, [g.numel() for g in grads]), strict=True):
+        grad.copy_(mean.view_as(grad))
+
+
 @contextmanager
 def _while_all_live() -> Iterator[None]:
     try:

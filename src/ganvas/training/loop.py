@@ -37,7 +37,13 @@ from ganvas.training.checkpoint import (
     prune_checkpoints,
     save_checkpoint,
 )
-from ganvas.training.device import make_fabric, mean_over_ranks, out_of_memory, wait_for_all
+from ganvas.training.device import (
+    average_gradients,
+    make_fabric,
+    mean_over_ranks,
+    out_of_memory,
+    wait_for_all,
+)
 from ganvas.training.inputs import Inputs
 from ganvas.training.log import Log
 from ganvas.training.run import Run, open_run
@@ -202,7 +208,7 @@ class PhaseRun:
         for group in optimizer.param_groups:
             group["lr"] = adam.learning_rate * 0.5**halvings
         if self.job.fabric.world_size > 1:
-            _average_gradients(self.job.fabric, optimizer)
+            average_gradients(self.job.fabric, optimizer)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
 
@@ -380,14 +386,6 @@ def _make_adam(turn: Turn) -> torch.optim.Adam:
     parameters = [p for module in turn.modules for p in module.parameters()]
     fused = parameters[0].device.type in ("cpu", "cuda")
     return torch.optim.Adam(parameters, lr=turn.adam.learning_rate, betas=turn.adam.betas, fused=fused)
-
-
-def _average_gradients(fabric: Fabric, optimizer: torch.optim.Optimizer) -> None:
-    """One exchange for all gradients of an optimizer."""
-    grads = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
-    flat = mean_over_ranks(fabric, torch.cat([grad.flatten() for grad in grads]))
-    for grad, mean in zip(grads, torch.split(flat, [g.numel() for g in grads]), strict=True):
-        grad.copy_(mean.view_as(grad))
 
 
 def _seed(*parts: int) -> int:

@@ -16,6 +16,7 @@ from ganvas import __version__
 from ganvas.data.store import Store
 from ganvas.errors import GanvasError
 from ganvas.recipe import Recipe, resolve
+from ganvas.strict_yaml import read_yaml
 from ganvas.training.checkpoint import in_words, list_checkpoints, write_atomically
 
 
@@ -95,9 +96,9 @@ def read_recipe(folder: Path) -> Recipe:
         GanvasError: there is none, or it is no longer valid.
     """
     try:
-        tree = yaml.safe_load((folder / "recipe.yaml").read_text(encoding="utf-8"))
+        tree = read_yaml((folder / "recipe.yaml").read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise GanvasError(f"{folder}: recipe.yaml cannot be read ({error})") from None
+        raise GanvasError(f"{folder}: recipe.yaml cannot be read ({' '.join(str(error).split())})") from None
     if not isinstance(tree, dict):
         raise GanvasError(f"{folder}: recipe.yaml holds no recipe; it was changed since the run began")
     return resolve(tree)
