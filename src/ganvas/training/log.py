@@ -118,6 +118,12 @@ class Log:
         write_atomically(self._path, text.getvalue())
 
 
+def short_note(terms: Mapping[str, float], rate: float) -> str:
+    """The losses and the rate, as a progress bar shows them."""
+    losses = ", ".join(f"{k.removesuffix('_loss')} {v:.2f}" for k, v in terms.items() if k.endswith("_loss"))
+    return f"{losses}, {rate:.0f}/s"
+
+
 class _Events:
     """A TensorBoard event file. The calling thread writes it, so that a full disk is noticed here.
 

@@ -45,7 +45,7 @@ from ganvas.training.device import (
     wait_for_all,
 )
 from ganvas.training.inputs import Inputs
-from ganvas.training.log import Log
+from ganvas.training.log import Log, short_note
 from ganvas.training.run import Run, open_run
 from ganvas.training.samples import write_samples
 from ganvas.training.stop import Interrupted, stop_signal
@@ -173,7 +173,7 @@ class PhaseRun:
                         now = time.perf_counter()
                         rate = (step - clock_step) * size / (now - clock)
                         clock, clock_step = now, step
-                        note = _note(log.flush(images, rate), rate)
+                        note = short_note(log.flush(images, rate), rate)
                 report(images, note)
                 self._write_what_is_due(step, log)
 
@@ -396,8 +396,3 @@ def _seed(*parts: int) -> int:
 def _due(step: int, batch_size: int, every: int) -> bool:
     """Whether a multiple of ``every`` images was reached in this step."""
     return every > 0 and (step * batch_size) // every > ((step - 1) * batch_size) // every
-
-
-def _note(terms: dict[str, float], rate: float) -> str:
-    losses = ", ".join(f"{k.removesuffix('_loss')} {v:.2f}" for k, v in terms.items() if k.endswith("_loss"))
-    return f"{losses}, {rate:.0f}/s"
