@@ -149,6 +149,7 @@ OTHERS: list[Any] = [
     (["data", "show", "STORE", "--split", "tset"], "no split 'tset' here; did you mean 'test'?"),
     (["data", "show", "STORE", "--count", "0"], "count 0"),
     (["data", "show", "STORE", "--count", "-5"], "count -5"),
+    (["data", "show", "STORE", "--seed", "-1"], "'--seed'"),
     (["data", "show", "STORE", "--out", "sheet.jpg"], "sheet.jpg: images are written as PNG"),
     (["data", "show", "STORE", "--out", "missing/sheet.png"], "missing"),
     (["data", "inspect", "missing"], "no prepared data set here"),

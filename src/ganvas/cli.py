@@ -217,7 +217,7 @@ def data_show(
     out: Annotated[Path, typer.Option(help="The PNG file to write.")] = Path("contact-sheet.png"),
     split: Annotated[str | None, typer.Option(help="Only this split.")] = None,
     count: Annotated[int, typer.Option(help="Images on the sheet.")] = 40,
-    seed: Annotated[int, typer.Option(help="Which images.")] = 0,
+    seed: Annotated[int, typer.Option(help="Which images.", min=0)] = 0,
 ) -> None:
     """Write a contact sheet of a prepared data set, with captions."""
     from ganvas.data.show import show
