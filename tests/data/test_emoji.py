@@ -19,7 +19,7 @@ from ganvas.data.emoji.pack import Drawing, parse_pack, read_pack
 from ganvas.data.emoji.people import read_people
 from ganvas.data.emoji.source import read_catalogue, render
 from ganvas.data.emoji.split import Item, split, words
-from ganvas.data.source import Rejected
+from ganvas.data.source import Rejected, Request
 from ganvas.data.store import Record
 from ganvas.errors import GanvasError
 
@@ -29,7 +29,7 @@ FOLDER = files("ganvas.data.emoji")
 
 @pytest.fixture(scope="module")
 def records() -> list[Record]:
-    return EmojiSource({}).records()
+    return EmojiSource(Request()).records()
 
 
 def of(records: list[Record], *splits: str) -> list[Record]:
@@ -296,7 +296,7 @@ def test_useful_tags_are_frequent_words_that_the_caption_lacks(shown: str, tags:
 
 
 def test_a_chinese_caption_uses_chinese_names_punctuation_and_words() -> None:
-    chinese = {record.id: record for record in EmojiSource({"language": "zh"}).records()}
+    chinese = {record.id: record for record in EmojiSource(Request(options={"language": "zh"})).records()}
     assert "女消防员，较深肤色，noto 风格" in chinese["1F469-1F3FF-200D-1F692/noto"].captions
     assert "葡萄，水果，fluent 风格" in chinese["1F347/fluent"].captions
     assert "手拉手的两个人，较浅肤色、中等-浅肤色，twemoji 风格" in (
@@ -305,7 +305,7 @@ def test_a_chinese_caption_uses_chinese_names_punctuation_and_words() -> None:
 
 
 def test_another_language_changes_captions_only(records: list[Record]) -> None:
-    german = EmojiSource({"language": "de"}).records()
+    german = EmojiSource(Request(options={"language": "de"})).records()
     assert [(r.id, r.split, r.label, r.attributes) for r in german] == [
         (r.id, r.split, r.label, r.attributes) for r in records
     ]
@@ -321,7 +321,7 @@ def test_another_language_changes_captions_only(records: list[Record]) -> None:
 )
 def test_an_unknown_option_is_refused_in_one_line(options: dict[str, str], message: str) -> None:
     with pytest.raises(GanvasError) as error:
-        EmojiSource(options)
+        EmojiSource(Request(options=options))
     assert message in str(error.value) and "\n" not in str(error.value)
 
 
@@ -349,7 +349,7 @@ def test_the_test_split_holds_a_combination_out_with_all_its_skin_tones(records:
 
 @pytest.mark.parametrize("language", read_pack().languages)
 def test_every_word_of_a_test_caption_occurs_in_training(language: str) -> None:
-    records = EmojiSource({"language": language}).records()
+    records = EmojiSource(Request(options={"language": language})).records()
     known = words(caption for record in of(records, "train") for caption in record.captions)
     assert words(caption for record in of(records, "test") for caption in record.captions) <= known
 

@@ -17,7 +17,8 @@ import numpy.typing as npt
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from ganvas.data.source import Rejected, Source, open_source
+from ganvas.data.pixels import Fit
+from ganvas.data.source import LeftOut, Rejected, Request, Source, open_source
 from ganvas.data.store import Record, Store, StoreInfo, StoreWriter, holds_store
 from ganvas.errors import GanvasError, RunStopped
 
@@ -34,6 +35,8 @@ def prepare(
     *,
     size: int = 64,
     workers: int | None = None,
+    place: str | None = None,
+    fit: Fit | None = None,
     options: Mapping[str, str] | None = None,
     progress: bool = True,
     force: bool = False,
@@ -47,6 +50,8 @@ def prepare(
         name: such as ``emoji``.
         out: the folder to make.
         size: side of the images, pixels.
+        place: where the data set lies: a folder, a file or an address. The embedded set has none.
+        fit: how images are brought to size; by default as the data set finds right.
         workers: processes that load images; by default one for each core. 1 does everything in this process.
         options: options of the data set, such as ``{"language": "zh"}``.
         progress: show a bar with the time left (on a terminal), and say at the end what was made.
@@ -60,12 +65,16 @@ def prepare(
             else, or more than half of the images cannot be used.
         RunStopped: the disk is full, or a worker died.
     """
-    source = open_source(name, options or {})
+    source = open_source(name, Request(place=place, options=options or {}, fit=fit))
     _check(source, size, workers)
     console = Console(stderr=True, quiet=not progress)
     path = Path(out)
     if not force and (done := _prepared(path, source, size)):
-        console.print(f"{path}: already prepared ({sum(done.splits.values()):,} images)", highlight=False)
+        console.print(
+            f"{path}: already prepared ({sum(done.splits.values()):,} images)",
+            highlight=False,
+            soft_wrap=True,
+        )
         return done
     about = {"name": source.name, "source": source.about, "licence": source.licence}
     with StoreWriter(path, size=size, options=source.options, **about) as writer:
@@ -76,7 +85,7 @@ def prepare(
             raise RunStopped(f"{path}: cannot write the data set ({error.strerror or error})") from None
         rejected = f", {writer.num_rejected:,} left out (see rejected.csv)" if writer.num_rejected else ""
     filled = ", ".join(f"{split} {count:,}" for split, count in info.splits.items() if count)
-    console.print(f"{path}: {info.name} at {size} px, {filled}{rejected}", highlight=False)
+    console.print(f"{path}: {info.name} at {size} px, {filled}{rejected}", highlight=False, soft_wrap=True)
     return info
 
 
@@ -120,7 +129,7 @@ def _fill(writer: StoreWriter, source: Source, size: int, workers: int, console:
         task = bar.add_task(
             f"preparing {source.name}", total=len(records) if isinstance(records, Sized) else None
         )
-        for record, pixels in _load_all(source, records, size, workers):
+        for record, pixels in _load_all(source, _usable(records, writer), size, workers):
             total += 1
             if isinstance(pixels, str):
                 reasons[pixels] += 1
@@ -134,6 +143,15 @@ def _fill(writer: StoreWriter, source: Source, size: int, workers: int, console:
             f"data set '{source.name}': {writer.num_rejected:,} of {total:,} images cannot be used,"
             f" most often because: {most[0]}; nothing was written"
         )
+
+
+def _usable(records: Iterable[Record | LeftOut], writer: StoreWriter) -> Iterator[Record]:
+    """The records of which something can be made; the others are noted."""
+    for record in records:
+        if isinstance(record, LeftOut):
+            writer.reject(record.id, record.reason)
+        else:
+            yield record
 
 
 def _bar(console: Console) -> Progress:

@@ -60,6 +60,10 @@ class Record:
     """The name of its class, where the set has classes."""
     attributes: Mapping[str, str] = field(default_factory=dict)
     """Facts about the image, such as ``style`` or ``skin_tone``; scores use them."""
+    image: str | bytes = ""
+    """Where its pixels are, for the source that made the record, or the encoded image. It is not stored."""
+    box: tuple[float, float, float, float] | None = None
+    """Left, top, width and height of what it shows, pixels of the original, where known. It is not stored."""
 
 
 @dataclass(frozen=True)

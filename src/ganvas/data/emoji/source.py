@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 from collections import Counter
-from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 
@@ -16,7 +15,7 @@ from ganvas.data.emoji.english import noun_phrase, plain
 from ganvas.data.emoji.pack import Drawing, Emoji, Pack, read_pack
 from ganvas.data.emoji.people import Who, read_people
 from ganvas.data.emoji.split import Item, split
-from ganvas.data.source import Rejected, Source, chosen_options
+from ganvas.data.source import Rejected, Request, Source, chosen_options
 from ganvas.data.store import Record
 from ganvas.errors import GanvasError, did_you_mean
 
@@ -29,19 +28,22 @@ _SVG = (
 class EmojiSource(Source):
     """The same subjects in three drawing styles, on white, with captions in one of many languages.
 
-    Args:
-        options: ``language``, as emojibase names it; ``en`` by default.
+    Its option is ``language``, as emojibase names it; ``en`` by default.
 
     Raises:
-        GanvasError: an option or a language that there is not.
+        GanvasError: an option or a language that there is not, or a place.
     """
 
     name = "emoji"
     licence = "Apache-2.0 AND CC-BY-4.0 AND MIT AND Unicode-3.0"
     sizes = (32, 256)
 
-    def __init__(self, options: Mapping[str, str]) -> None:
-        self.options = chosen_options(self.name, options, {"language": "en"})
+    def __init__(self, request: Request) -> None:
+        if request.place is not None:
+            raise GanvasError(f"data set 'emoji': is embedded, so it lies in no folder ('{request.place}')")
+        if request.fit is not None:
+            raise GanvasError("data set 'emoji': is drawn at its size, so nothing can be cropped or resized")
+        self.options = chosen_options(self.name, request.options, {"language": "en"})
         pack = read_pack()
         self._drawings = pack.drawings  # they travel to worker processes, which then need not read the pack
         if self.options["language"] not in pack.languages:
