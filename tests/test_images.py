@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from ganvas.errors import GanvasError
-from ganvas.images import MAX_PIXELS, image_to_tensor, open_image, to_uint8
+from ganvas.data.pixels import MAX_PIXELS
+from ganvas.images import image_to_tensor, open_image, to_uint8
 
 
 def png_that_claims(width: int, height: int) -> bytes:

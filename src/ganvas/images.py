@@ -3,54 +3,33 @@
 from __future__ import annotations
 
 import os
-import warnings
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageOps
 from torch import Tensor
 
+from ganvas.data.pixels import read_image
 from ganvas.errors import GanvasError
-
-MAX_PIXELS = 64_000_000
-_FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM")  # those that start no other program
 
 
 def open_image(path: str | os.PathLike[str]) -> Image.Image:
     """Read an image file as RGB, transparent parts on white, turned upright.
 
     Raises:
-        GanvasError: missing, empty, no image, truncated, or larger than ``MAX_PIXELS``.
+        GanvasError: missing, empty, no image, truncated, or with more than ``MAX_PIXELS`` pixels.
     """
     path = Path(path)
     if not path.is_file():
         raise GanvasError(f"{path}: no such image file")
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # the bound below is stricter than what Pillow warns of
-            return _decode(path)
-    except GanvasError:
-        raise
-    except Image.DecompressionBombError:
-        raise GanvasError(f"{path}: more pixels than the {MAX_PIXELS:,} allowed") from None
-    except UnidentifiedImageError:
-        raise GanvasError(f"{path}: is no image that can be read ({', '.join(_FORMATS)})") from None
-    except Exception as error:  # decoders raise whatever a damaged file makes them trip over
-        raise GanvasError(f"{path}: cannot be read ({' '.join(str(error).split())})") from None
-
-
-def _decode(path: Path) -> Image.Image:
-    with Image.open(path, formats=_FORMATS) as image:
-        width, height = image.size
-        if width * height > MAX_PIXELS:
-            raise GanvasError(f"{path}: {width} x {height} pixels are more than the {MAX_PIXELS:,} allowed")
-        upright = ImageOps.exif_transpose(image)
-        if upright.has_transparency_data:
-            white = Image.new("RGBA", upright.size, "white")
-            upright = Image.alpha_composite(white, upright.convert("RGBA"))
-        return upright.convert("RGB")
+        return Image.fromarray(read_image(path.read_bytes()))
+    except OSError as error:
+        raise GanvasError(f"{path}: cannot be read ({error.strerror})") from None
+    except ValueError as reason:
+        raise GanvasError(f"{path}: {reason}") from None
 
 
 def image_to_tensor(image: Image.Image, size: int) -> Tensor:
