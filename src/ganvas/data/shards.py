@@ -6,7 +6,7 @@ import io
 import itertools
 import re
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO, TypeVar, cast
 
@@ -145,6 +145,15 @@ def check_inside(name: str, where: str) -> None:
     path = name.replace("\\", "/")
     if path.startswith(("/", "~")) or path[1:3] == ":/" or ".." in path.split("/"):
         raise GanvasError(f"{where}: '{ascii(name[:200])[1:-1]}' leads out of its folder; give a path within")
+
+
+def relative_names(shards: Sequence[str]) -> tuple[str, list[str]]:
+    """The folder or address that all shards share, and the name of each below it."""
+    heads = [shard.replace("\\", "/").split("/")[:-1] for shard in (min(shards), max(shards))]
+    pairs = zip(heads[0], heads[1], strict=False)
+    shared = sum(1 for _ in itertools.takewhile(lambda pair: pair[0] == pair[1], pairs))
+    root = "/".join(heads[0][:shared])
+    return root, [shard[len(root) + 1 if shared else 0 :] for shard in shards]
 
 
 def open_shard(address: str) -> BinaryIO:
