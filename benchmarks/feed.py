@@ -38,7 +38,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, RandomSampler
 
 from ganvas.data.feed import Feed, FeedSettings
-from ganvas.data.store import Record, Store, StoreWriter
+from ganvas.data.store import Record, Store
+from ganvas.data.store_writer import StoreWriter
 from ganvas.errors import GanvasError
 from ganvas.recipe import Recipe
 from ganvas.training.device import choose_device

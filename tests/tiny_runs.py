@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from ganvas.data.store import Record, Store, StoreWriter
+from ganvas.data.store import Record, Store
+from ganvas.data.store_writer import StoreWriter
 from ganvas.recipe import Recipe, resolve
 
 SIZE = 16

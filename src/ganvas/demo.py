@@ -55,7 +55,7 @@ def _write_gallery(
     captions = [store.captions[row][0] for row in rows]
     images = model.generate(captions, n=_IMAGES_A_CAPTION, seed=0)
     entries = [
-        Entry(caption, store.images[row], images[i * _IMAGES_A_CAPTION : (i + 1) * _IMAGES_A_CAPTION])
+        Entry(caption, store.images.square(row), images[i * _IMAGES_A_CAPTION : (i + 1) * _IMAGES_A_CAPTION])
         for i, (row, caption) in enumerate(zip(rows, captions, strict=True))
     ]
     size = recipe.data.image_size

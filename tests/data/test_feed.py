@@ -20,7 +20,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from ganvas.data.feed import Feed, FeedBatch, FeedSettings, augment, on_device, pyramid
-from ganvas.data.store import Record, Store, StoreWriter
+from ganvas.data.store import Record, Store
+from ganvas.data.store_writer import StoreWriter
 from ganvas.errors import GanvasError
 
 SIZE = 8

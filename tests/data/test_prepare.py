@@ -69,7 +69,7 @@ def test_any_number_of_workers_makes_the_same_store(tmp_path: Path, workers: int
     assert info == prepare("numbers", tmp_path / "one", size=4, workers=1, progress=False)
     store = Store(tmp_path / "store")
     assert store.ids == [str(number) for number in range(1, 101)]
-    assert (store.images[:, 0, 0, 0] == np.arange(1, 101)).all()
+    assert (np.asarray(store.images)[:, 0, 0, 0] == np.arange(1, 101)).all()
     assert info.options == {"bad": "1000"}
 
 
@@ -175,7 +175,9 @@ def test_one_line_is_said_at_the_end_where_no_terminal_is(
     prepare("numbers", tmp_path / "s", size=4, workers=1, options={"bad": "50"})
     said = capsys.readouterr()
     assert said.out == ""
-    assert said.err.replace("\n", "").endswith("numbers at 4 px, train 98, 2 left out (see rejected.csv)")
+    assert said.err.replace("\n", "").endswith(
+        "numbers at 4 px, train 98, 2 left out (2 it is bad; see rejected.csv)"
+    )
 
 
 def test_a_slice_of_the_emoji_set_is_prepared_as_it_renders(

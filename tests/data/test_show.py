@@ -12,7 +12,8 @@ from PIL import Image
 from rich.console import Console
 
 from ganvas.data.show import inspect, show, words
-from ganvas.data.store import Record, Store, StoreWriter
+from ganvas.data.store import Record, Store
+from ganvas.data.store_writer import StoreWriter
 from ganvas.errors import GanvasError
 
 

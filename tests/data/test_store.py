@@ -14,7 +14,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ganvas.data.store import Record, Store, StoreInfo, StoreWriter, caption_table
+from ganvas.data.store import Record, Store, StoreInfo, caption_table
+from ganvas.data.store_writer import StoreWriter
 from ganvas.errors import GanvasError
 
 SIZE = 4
@@ -107,15 +108,15 @@ def test_the_fingerprint_tells_different_pixels(tmp_path: Path) -> None:
 def test_what_is_left_out_is_listed_with_the_reason(tmp_path: Path) -> None:
     with writer(tmp_path / "store") as store:
         store.add(RECORDS[0], image(0))
-        store.add(RECORDS[0], image(1))
         store.reject("b", "no caption, or\na bad one")
+        store.reject_image("c", "damaged")
         assert store.num_rejected == 2
         store.finish()
     with (tmp_path / "store" / "rejected.csv").open(newline="", encoding="utf-8") as file:
         assert list(csv.reader(file)) == [
             ["id", "reason"],
-            ["a", "a second image with this id"],
             ["b", "no caption, or\na bad one"],
+            ["c", "damaged"],
         ]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
-from ganvas.data.store import Record, Store, StoreInfo, StoreWriter
+from ganvas.data.store import Record, Store, StoreInfo
+from ganvas.data.store_writer import StoreWriter
 
 __all__ = ["Record", "Store", "StoreInfo", "StoreWriter"]

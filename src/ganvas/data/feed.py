@@ -37,7 +37,8 @@ class FeedSettings:
     batch_size: int
     """B, images a batch on each rank."""
     image_size: int
-    """Side of the images in a batch, pixels; a store of larger images is cropped at random."""
+    """Side of the images in a batch, pixels; larger images are cropped at random, also along a longer side
+    that the store has kept."""
     flip: float = 0.5
     """Probability of a horizontal flip."""
     captions: int = 1
@@ -129,13 +130,17 @@ class Feed:
         rng = np.random.default_rng([_STEP, s.seed, step, s.rank])
         index = self._by_class.balanced(rng, s.batch_size) if s.balanced else self._epoch_slice(step)
         wrong = self._others.draw(rng, index)
-        spare = self.store.info.size - s.image_size
+        spare = self._spare(index, wrong)
         captions, wrong_captions = self._draw_captions(rng, index), self._draw_captions(rng, wrong)
         crops = rng.integers(0, spare + 1, (2, s.batch_size, 2))
         flips = rng.random((2, s.batch_size)) < s.flip
+        images = self._gather(index, crops[0])
+        wrong_images = self._gather(wrong, crops[1]) if s.wrong_images else None
+        if self.store.info.whole:  # cut already, see _gather
+            crops = np.zeros_like(crops)
         return FeedBatch(
-            images=self._gather(index),
-            wrong_images=self._gather(wrong) if s.wrong_images else None,
+            images=images,
+            wrong_images=wrong_images,
             captions=torch.from_numpy(captions),
             wrong_captions=torch.from_numpy(wrong_captions),
             rows=torch.from_numpy(self.rows[index]),
@@ -194,13 +199,27 @@ class Feed:
             drawn[:, : order.shape[1]] = np.where(enough, order, drawn[:, : order.shape[1]])
         return first + drawn
 
-    def _gather(self, index: Indices) -> Tensor:
-        """Images of the positions ``index``, uint8 ``(B, S, S, 3)``."""
-        size = self.store.info.size
+    def _spare(self, index: Indices, wrong: Indices) -> Indices | int:
+        """By how much images are larger than what a batch holds: of all, or ``(2, B, 2)``."""
+        s, info = self.settings, self.store.info
+        if not info.whole:
+            return info.size - s.image_size
+        return self.store.images.shapes[self.rows[np.stack([index, wrong])]] - s.image_size
+
+    def _gather(self, index: Indices, corners: Indices) -> Tensor:
+        """Images of the positions ``index``, uint8 ``(B, S, S, 3)``.
+
+        Images of different shapes fit into no batch, so of these the crops at ``corners`` are gathered.
+        """
+        info = self.store.info
+        side = self.settings.image_size if info.whole else info.size
         images = torch.empty(
-            len(index), size, size, 3, dtype=torch.uint8, pin_memory=torch.cuda.is_available()
+            len(index), side, side, 3, dtype=torch.uint8, pin_memory=torch.cuda.is_available()
         )
-        np.take(self.store.images, self.rows[index], axis=0, out=images.numpy(), mode="clip")
+        if info.whole:
+            self.store.images.take_crops(self.rows[index], corners, images.numpy())
+        else:
+            self.store.images.take(self.rows[index], images.numpy())
         return images
 
 

@@ -13,7 +13,7 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-from ganvas.data.store import Store
+from ganvas.data.store import Store, StoreInfo
 from ganvas.errors import GanvasError
 
 _WORD = re.compile(r"[\u3040-\u30ff\u3400-\u9fff]|[^\W\u3040-\u30ff\u3400-\u9fff]+(?:['’-]\w+)*")
@@ -58,7 +58,7 @@ def show(
     random = np.random.default_rng(seed)
     chosen = random.permutation(rows)[:count]
     tiles = [
-        Tile(np.asarray(store.images[row]), store.captions[row][random.integers(len(store.captions[row]))])
+        Tile(store.images.square(row), store.captions[row][random.integers(len(store.captions[row]))])
         for row in chosen
     ]
     title = f"{store.info.name}: {len(tiles):,} of {len(rows):,} images, {split or 'all splits'}"
@@ -77,7 +77,7 @@ def inspect(store: Store) -> Group:
     info = store.info
     facts = {
         "folder": str(store.path),
-        "images": f"{len(store):,} of {info.size} x {info.size} px ({_mebibytes(store.images.nbytes)})",
+        "images": f"{len(store):,} of {_size(info)} ({_mebibytes(store.images.nbytes)})",
         "splits": ", ".join(f"{name} {number:,}" for name, number in info.splits.items()),
         "classes": f"{info.num_classes:,}" + _examples(store.labels),
         "captions": f"{info.num_captions:,} ({info.num_captions / max(1, len(store)):.1f} an image)",
@@ -121,6 +121,10 @@ def _examples(labels: Iterable[str | None]) -> str:
 def _spread(lengths: Sequence[int]) -> str:
     least, middle, most_have, most = np.percentile(lengths, [0, 50, 95, 100]).astype(int)
     return f"{least} to {most} words (median {middle}, 95 % have at most {most_have})"
+
+
+def _size(info: StoreInfo) -> str:
+    return f"{info.size} px on the shorter side" if info.whole else f"{info.size} x {info.size} px"
 
 
 def _mebibytes(num_bytes: int) -> str:

@@ -34,6 +34,8 @@ class LeftOut:
     """Of the image, or the name of its file."""
     reason: str
     """As ``rejected.csv`` shows it."""
+    within: bool = False
+    """It is a part of an image, such as one of its captions, and the image itself may be kept."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -3,39 +3,39 @@
 A store is a folder:
 
 - ``dataset.json``: what it is (name, size, splits, counts, source, licence, fingerprint);
-- ``captions.parquet``: one row an image: ``id``, ``split``, ``class``, ``captions``, ``attributes``;
-- ``images.npy``: uint8, ``(N, S, S, 3)``, memory-mapped, in the rows' order;
-- ``rejected.csv``: every image or caption that was left out, and why.
+- ``captions.parquet``: one row an image: ``id``, ``split``, ``class``, ``captions``, ``attributes``, and
+  ``height`` and ``width`` where images are stored whole;
+- ``images.npy``: uint8, ``(N, S, S, 3)``, memory-mapped, in the rows' order; where images are stored whole
+  (the shorter side is S), all their pixels in a row;
+- ``rejected.csv``: every image or caption that was left out, and why;
+- what only some data sets have: ``vocabulary.json`` and ``sentences.npy`` (AttnGAN's and StackGAN's files),
+  ``objects.parquet`` (COCO's instances), ``traces.parquet`` (Localized Narratives).
 
-It is written aside and renamed into place, so a store that exists is whole.
+``ganvas.data.store_writer`` writes it.
 """
 
 from __future__ import annotations
 
-import contextlib
-import csv
-import hashlib
-import io
 import json
 import os
-import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
-from types import TracebackType
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from ganvas.data.stored_images import StoredImages
 from ganvas.errors import GanvasError, did_you_mean
 
 FORMAT = 1
 SPLITS = ("train", "val", "test")
-_HEADER_BYTES = 128  # what a .npy header of this kind takes, whatever the number of rows
+_MAX_VOCABULARY_BYTES = 100_000_000
 
-_SCHEMA = pa.schema(
+SCHEMA = pa.schema(
     [
         ("id", pa.string()),
         ("split", pa.string()),
@@ -44,6 +44,7 @@ _SCHEMA = pa.schema(
         ("attributes", pa.map_(pa.string(), pa.string())),
     ]
 )
+WHOLE_SCHEMA = SCHEMA.append(pa.field("height", pa.int32())).append(pa.field("width", pa.int32()))
 
 
 @dataclass(frozen=True)
@@ -72,7 +73,7 @@ class StoreInfo:
 
     name: str
     size: int
-    """Side of the stored images, pixels."""
+    """Side of the stored images, pixels; of those stored whole, the shorter side."""
     splits: dict[str, int]
     """Images of each split."""
     num_captions: int
@@ -84,6 +85,8 @@ class StoreInfo:
     """SHA-256 over rows and pixels: two stores with the same fingerprint hold the same data."""
     options: dict[str, str] = field(default_factory=dict)
     """The options it was prepared with."""
+    whole: bool = False
+    """Images keep their longer side, so each has a shape of its own."""
     format: int = FORMAT
 
 
@@ -92,7 +95,7 @@ class Store:
 
     Attributes:
         info: name, size, splits, licence, fingerprint.
-        images: uint8 ``(N, S, S, 3)``, memory-mapped.
+        images: their pixels.
         ids, splits, labels: one string a row (a label may be None).
         captions: one list of strings a row.
         attributes: one dict a row.
@@ -113,21 +116,18 @@ class Store:
             )
         try:
             self.info = _read_info(meta)
-            table = pq.read_table(self.path / "captions.parquet", schema=_SCHEMA)
-            self.images: npt.NDArray[np.uint8] = np.load(
-                self.path / "images.npy", mmap_mode="r", allow_pickle=False
+            whole = self.info.whole
+            table = pq.read_table(
+                self.path / "captions.parquet", schema=WHOLE_SCHEMA if whole else SCHEMA, partitioning=None
             )
+            shapes = np.stack([table["height"], table["width"]], axis=1).astype(np.int64) if whole else None
+            self.images = StoredImages(self.path / "images.npy", shapes)
         except (OSError, EOFError, ValueError, pa.ArrowException) as error:
             raise _damaged(self.path, str(error)) from None
-        size, rows = self.info.size, table.num_rows
-        if self.images.shape != (rows, size, size, 3) or self.images.dtype != np.uint8:
-            raise GanvasError(
-                f"{self.path}: images.npy holds {self.images.dtype} {self.images.shape}, but the other files"
-                f" promise uint8 {(rows, size, size, 3)}; prepare it again"
-            )
+        self._check_images(table.num_rows)
         self.ids: list[str] = table["id"].to_pylist()
         self.splits: list[str] = table["split"].to_pylist()
-        if self.info.splits != _count(self.splits):
+        if self.info.splits != count_splits(self.splits):
             raise _damaged(self.path, "the splits' counts in dataset.json are not those of captions.parquet")
         self.labels: list[str | None] = table["class"].to_pylist()
         self.captions: list[list[str]] = table["captions"].to_pylist()
@@ -135,8 +135,60 @@ class Store:
             raise _damaged(self.path, "captions.parquet has an image without a caption")
         self.attributes: list[dict[str, str]] = [dict(row or ()) for row in table["attributes"].to_pylist()]
 
+    def _check_images(self, rows: int) -> None:
+        """Are the images those that the other files speak of?"""
+        size, images = self.info.size, self.images
+        expected = (rows,) if self.info.whole else (rows, size, size, 3)
+        if images.shape != expected or (images.shapes.min(axis=1) != size).any():
+            raise GanvasError(
+                f"{self.path}: images.npy holds images {images.shape}, but the other files promise"
+                f" {expected} of size {size}; prepare it again"
+            )
+
     def __len__(self) -> int:
         return len(self.ids)
+
+    @cached_property
+    def vocabulary(self) -> dict[str, int] | None:
+        """Word to number, where the data set came with a vocabulary (AttnGAN's ``captions.pickle``).
+
+        Number 0 is the end mark and padding.
+
+        Raises:
+            GanvasError: it is damaged.
+        """
+        path = self.path / "vocabulary.json"
+        if not path.is_file():
+            return None
+        try:
+            if path.stat().st_size > _MAX_VOCABULARY_BYTES:
+                raise ValueError("is too large")
+            words = json.loads(path.read_bytes())
+            if not isinstance(words, dict) or not all(type(number) is int for number in words.values()):
+                raise ValueError("is no table of words and numbers")
+            if sorted(words.values()) != list(range(len(words))):
+                raise ValueError("its numbers do not count from 0")
+        except (OSError, ValueError, RecursionError) as error:
+            raise _damaged(self.path, f"vocabulary.json {error}") from None
+        return words
+
+    @cached_property
+    def sentences(self) -> npt.NDArray[np.float32] | None:
+        """Sentence vectors ``(captions, D)`` that the data set came with, in the order of all captions.
+
+        Raises:
+            GanvasError: they are damaged.
+        """
+        path = self.path / "sentences.npy"
+        if not path.is_file():
+            return None
+        try:
+            vectors: npt.NDArray[np.float32] = np.load(path, mmap_mode="r", allow_pickle=False)
+            if vectors.dtype != np.float32 or vectors.ndim != 2 or len(vectors) != self.info.num_captions:
+                raise ValueError(f"holds {vectors.dtype} {vectors.shape}")
+        except (OSError, ValueError, EOFError) as error:
+            raise _damaged(self.path, f"sentences.npy {error}") from None
+        return vectors
 
     def rows(self, split: str) -> npt.NDArray[np.int64]:
         """The row numbers of ``split``, ascending.
@@ -148,142 +200,6 @@ class Store:
             filled = [name for name, count in self.info.splits.items() if count]
             raise GanvasError(f"{self.path}: no split '{split}' here; {did_you_mean(split, filled)}")
         return np.flatnonzero(np.asarray(self.splits) == split)
-
-
-class StoreWriter:
-    """Writes a prepared store, image by image; nothing appears at ``path`` before ``finish``.
-
-    Use it as a context manager: leaving it through an exception removes what was written.
-
-    Args:
-        path: the folder to make. It may exist only as a prepared store (which is then replaced) or empty.
-        name: the set's name.
-        size: side of the images, pixels.
-        source: where the data come from, for people.
-        licence: SPDX name, or words.
-        options: the options the store is prepared with.
-
-    Raises:
-        GanvasError: ``path`` holds something else, or cannot be written.
-    """
-
-    def __init__(
-        self,
-        path: str | os.PathLike[str],
-        *,
-        name: str,
-        size: int,
-        source: str,
-        licence: str,
-        options: Mapping[str, str] | None = None,
-    ) -> None:
-        self.path = Path(path)
-        self._about = {"name": name, "source": source, "licence": licence, "options": dict(options or {})}
-        self._size = size
-        self._records: list[Record] = []
-        self._seen: set[str] = set()
-        self._rejected: list[tuple[str, str]] = []
-        self._digest = hashlib.sha256()
-        if self.path.exists() and not holds_store(self.path):
-            if not self.path.is_dir():
-                raise GanvasError(f"{self.path}: is a file; give a folder for the prepared data set")
-            if any(self.path.iterdir()):
-                raise GanvasError(
-                    f"{self.path}: is not empty and holds no prepared data set; choose another folder"
-                )
-        # the whole path: "." cannot be renamed (and unlike resolve, this follows no link)
-        self._place = Path(os.path.abspath(self.path))  # noqa: PTH100
-        self._part = self._place.with_name(f".{self._place.name}.partial-{os.getpid()}")
-        try:
-            shutil.rmtree(self._part, ignore_errors=True)
-            self._part.mkdir(parents=True)
-            self._pixels = (self._part / "images.npy").open("wb")
-            self._pixels.write(bytes(_HEADER_BYTES))
-        except OSError as error:
-            raise GanvasError(f"{self.path}: cannot write here ({error.strerror})") from None
-
-    def __enter__(self) -> StoreWriter:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        with contextlib.suppress(OSError):  # what could not be written is thrown away below
-            self._pixels.close()
-        shutil.rmtree(self._part, ignore_errors=True)
-
-    def add(self, record: Record, image: npt.NDArray[np.uint8]) -> None:
-        """Append one image, uint8 ``(S, S, 3)``, with its captions."""
-        shape = (self._size, self._size, 3)
-        assert image.shape == shape and image.dtype == np.uint8, f"{record.id}: {image.dtype} {image.shape}"
-        assert record.split in SPLITS and record.captions, record
-        if record.id in self._seen:
-            self.reject(record.id, "a second image with this id")
-            return
-        self._seen.add(record.id)
-        self._records.append(record)
-        pixels = np.ascontiguousarray(image).data
-        self._pixels.write(pixels)
-        facts = (record.id, record.split, record.label, record.captions, sorted(record.attributes.items()))
-        self._digest.update(repr(facts).encode())
-        self._digest.update(pixels)
-
-    def reject(self, identity: str, reason: str) -> None:
-        """Note an image or caption that is left out."""
-        self._rejected.append((identity, reason))
-
-    @property
-    def num_rejected(self) -> int:
-        """How many were left out so far."""
-        return len(self._rejected)
-
-    def finish(self) -> StoreInfo:
-        """Write the tables, move the store into place, and return what it holds."""
-        if not self._records:
-            raise GanvasError(f"{self.path}: nothing to prepare: no image with a caption was found")
-        self._write_header()
-        columns = {
-            "id": [r.id for r in self._records],
-            "split": [r.split for r in self._records],
-            "class": [r.label for r in self._records],
-            "captions": [list(r.captions) for r in self._records],
-            "attributes": [list(r.attributes.items()) for r in self._records],
-        }
-        pq.write_table(pa.table(columns, schema=_SCHEMA), self._part / "captions.parquet")
-        with (self._part / "rejected.csv").open("w", newline="", encoding="utf-8") as file:
-            csv.writer(file).writerows([("id", "reason"), *self._rejected])
-        info = StoreInfo(
-            size=self._size,
-            splits=_count([r.split for r in self._records]),
-            num_captions=sum(len(r.captions) for r in self._records),
-            num_classes=len({r.label for r in self._records if r.label is not None}),
-            fingerprint=self._digest.hexdigest(),
-            **self._about,  # type: ignore[arg-type]
-        )
-        text = json.dumps(asdict(info), indent=2, ensure_ascii=False) + "\n"
-        (self._part / "dataset.json").write_text(text, encoding="utf-8")
-        old = self._part.with_suffix(".old")
-        shutil.rmtree(old, ignore_errors=True)
-        if self._place.exists():
-            self._place.rename(old)
-        try:
-            self._part.rename(self._place)
-        except OSError:
-            if old.exists():
-                old.rename(self._place)
-            raise
-        shutil.rmtree(old, ignore_errors=True)
-        return info
-
-    def _write_header(self) -> None:
-        """Fill the room kept at the front of ``images.npy``, now that the number of images is known."""
-        header = io.BytesIO()
-        shape = (len(self._records), self._size, self._size, 3)
-        np.lib.format.write_array_header_1_0(header, {"descr": "|u1", "fortran_order": False, "shape": shape})
-        assert len(header.getvalue()) == _HEADER_BYTES
-        self._pixels.seek(0)
-        self._pixels.write(header.getvalue())
-        self._pixels.close()
 
 
 def holds_store(path: Path) -> bool:
@@ -306,7 +222,8 @@ def _read_info(meta: Path) -> StoreInfo:
     return info
 
 
-def _count(splits: Sequence[str]) -> dict[str, int]:
+def count_splits(splits: Sequence[str]) -> dict[str, int]:
+    """Images of each split."""
     return {name: splits.count(name) for name in SPLITS}
 
 

@@ -109,7 +109,7 @@ def score_real(store: Store, protocol: RetrievalProtocol, *, shuffled: bool = Fa
     captions = [store.captions[row][0] for row in rows]
     if shuffled:
         rows = np.random.default_rng(protocol.seed).permutation(rows)
-    batches = (store.images[rows[i : i + _CHUNK]] for i in range(0, len(rows), _CHUNK))
+    batches = (store.images.squares(rows[i : i + _CHUNK]) for i in range(0, len(rows), _CHUNK))
     return _score(batches, captions, "real, shuffled" if shuffled else "real", store, protocol)
 
 

@@ -10,6 +10,9 @@ from ganvas.errors import GanvasError
 ALPHABET = "abcdefghijklmnopqrstuvwxyz0123456789-,;.!?:'\"/\\|_@#$%^&*~`+-=<>()[]{} "
 """The 70 columns of the released character encoders; ``-`` is listed twice."""
 
+MAX_CAPTION_CHARACTERS = 10_000
+"""A longer caption is refused."""
+
 RECEPTIVE_FIELD = 48
 """Characters that one state of the character encoder sees; the next state sees 9 further on."""
 

@@ -12,9 +12,7 @@ from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, tr
 from torch import Tensor
 
 from ganvas.errors import GanvasError
-
-MAX_CAPTION_CHARACTERS = 10_000
-"""A longer caption is refused."""
+from ganvas.text.settings import MAX_CAPTION_CHARACTERS
 
 FILE = "tokenizer.json"
 """The file of a model folder that holds a vocabulary."""

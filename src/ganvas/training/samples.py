@@ -65,7 +65,7 @@ def sample_sheet(
     captions = [store.captions[row][0] for row in rows]
     images = model.generate(captions, n=columns, seed=seed)
     lines = [
-        [Tile(store.images[row]), *(Tile(image) for image in images[i * columns : (i + 1) * columns])]
+        [Tile(store.images.square(row)), *(Tile(image) for image in images[i * columns : (i + 1) * columns])]
         for i, row in enumerate(rows)
     ]
     titles = ["real", "generated"]
