@@ -15,8 +15,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from ganvas.errors import GanvasError
 from ganvas.data.pixels import MAX_PIXELS
+from ganvas.errors import GanvasError
 from ganvas.images import image_to_tensor, open_image, to_uint8
 
 

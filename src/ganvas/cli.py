@@ -193,21 +193,62 @@ def demo(
 
 @data_app.command("prepare")
 def data_prepare(
-    name: Annotated[str, typer.Argument(help="The data set: emoji.")],
+    name: Annotated[
+        str,
+        typer.Argument(
+            help="emoji, folder, cub, oxford102, coco, narratives, webdataset or huggingface.",
+            show_default=False,
+        ),
+    ],
+    source: Annotated[
+        str | None, typer.Argument(help="Where it lies: a folder, a file or an address. emoji has none.")
+    ] = None,
     size: Annotated[int, typer.Option(help="Side of the prepared images, pixels.")] = 64,
     out: Annotated[Path | None, typer.Option(help="The folder to make; by default data/NAME-SIZE.")] = None,
-    language: Annotated[
-        str | None, typer.Option(help="Of the captions, such as zh; English by default.")
+    resize: Annotated[
+        str | None,
+        typer.Option(
+            help="shorter: the middle square; square: squeezed; bbox: the square around the object's bounding"
+            " box; whole: the longer side is kept, for random crops.",
+            metavar="[shorter|square|bbox|whole]",
+        ),
     ] = None,
-    workers: Annotated[int | None, typer.Option(help="Processes; by default one for each core.")] = None,
+    like: Annotated[
+        str | None,
+        typer.Option(help="Prepare as a paper does.", metavar="[reed|stackgan|attngan|xmcgan]"),
+    ] = None,
+    language: Annotated[
+        str | None, typer.Option(help="Of emoji captions, such as zh; English by default.")
+    ] = None,
+    option: Annotated[
+        list[str] | None,
+        typer.Option(help="key=value for this data set, as often as needed.", metavar="KEY=VALUE"),
+    ] = None,
+    workers: Annotated[
+        int | None, typer.Option(help="Images done at once; by default one for each core.")
+    ] = None,
+    allow_rejects: Annotated[
+        bool, typer.Option("--allow-rejects", help="Go on where most images cannot be used.")
+    ] = False,
     force: Annotated[bool, typer.Option("--force", help="Prepare again, over another data set.")] = False,
 ) -> None:
-    """Prepare a data set for training."""
-    from ganvas.data.prepare import prepare
+    """Prepare a data set for training; what was interrupted goes on where it stopped."""
+    from ganvas.data.prepare import prepare, read_options, read_resize
 
-    options = {} if language is None else {"language": language}
+    options = read_options([*(option or []), *([f"language={language}"] if language else [])])
     folder = out or Path("data") / "-".join([name, str(size), *options.values()])
-    prepare(name, folder, size=size, workers=workers, options=options, force=force)
+    prepare(
+        name,
+        folder,
+        place=source,
+        size=size,
+        fit=read_resize(resize),
+        like=like,
+        workers=workers,
+        options=options,
+        allow_rejects=allow_rejects,
+        force=force,
+    )
     print(folder)
 
 

@@ -30,8 +30,12 @@ class DataSettings:
     """Name of the data set, as ``ganvas data prepare`` knows it."""
     image_size: int = 64
     """Side of the images that the system sees and generates, pixels: 16 to 256, a power of two."""
+    like: str | None = None
+    """Pre-processing of a paper, as in ``ganvas data prepare --like``: what the recipe does not say about
+    stored size, captions, mismatched pairs and words is then what the paper does."""
     stored_size: int | None = None
-    """Side of the prepared images, where larger: a random crop is taken (76 for 64 in the papers)."""
+    """Side of the prepared images, where larger: a random crop is taken (76 for 64 in the papers). Of images
+    that were prepared larger still, a crop in this proportion is taken and scaled."""
     options: dict[str, str] = field(default_factory=dict)
     """Further options of ``ganvas data prepare``, such as ``language``."""
     flip: float = 0.5
@@ -236,6 +240,7 @@ def resolve(tree: Mapping[str, Any]) -> Recipe:
 
     name = tree.get("name", "recipe")
     _refuse_unknown(tree, _keys(Recipe), "")
+    tree = _with_preset(tree)
     system = tree.get("system")
     if not isinstance(system, str):
         raise GanvasError(f"recipe {name}: system: is missing; name one, such as gan-int-cls")
@@ -251,6 +256,23 @@ def resolve(tree: Mapping[str, Any]) -> Recipe:
     )
     _check_ranges(recipe)
     return recipe
+
+
+def _with_preset(tree: Mapping[str, Any]) -> dict[str, Any]:
+    """The tree with what the paper of ``data.like`` does, wherever the tree says nothing."""
+    from ganvas.data.presets import find_preset
+
+    data, text = tree.get("data"), tree.get("text")
+    if not isinstance(data, Mapping) or data.get("like") is None:
+        return dict(tree)
+    like = _check(str, data["like"], "data.like")
+    preset = find_preset(like)
+    data_set = _check(str, data.get("set", DataSettings.set), "data.set")
+    image_size = _check(int, data.get("image_size", DataSettings.image_size), "data.image_size")
+    filled = {**tree, "data": {**preset.recipe_data(data_set, image_size), **data}}
+    if isinstance(text, Mapping):
+        filled["text"] = {**preset.recipe_text(data_set, str(text.get("encoder"))), **text}
+    return filled
 
 
 def _mapping(tree: Mapping[str, Any], key: str) -> Mapping[str, Any]:

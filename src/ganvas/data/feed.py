@@ -37,8 +37,10 @@ class FeedSettings:
     batch_size: int
     """B, images a batch on each rank."""
     image_size: int
-    """Side of the images in a batch, pixels; larger images are cropped at random, also along a longer side
-    that the store has kept."""
+    """Side of the images in a batch, pixels."""
+    crop: int | None = None
+    """Side of the square that is cropped at random out of a stored image (also along a longer side that the
+    store has kept) and then scaled to ``image_size``; by default it is ``image_size``."""
     flip: float = 0.5
     """Probability of a horizontal flip."""
     captions: int = 1
@@ -102,10 +104,11 @@ class Feed:
 
     def __init__(self, store: Store, split: str, settings: FeedSettings) -> None:
         self.store, self.settings = store, settings
-        if settings.image_size > store.info.size:
+        self._crop = settings.image_size if settings.crop is None else settings.crop
+        if max(settings.image_size, self._crop) > store.info.size:
             raise GanvasError(
-                f"{store.path}: holds images of {store.info.size} px, but {settings.image_size} px are asked"
-                f" for; prepare it with --size {settings.image_size}"
+                f"{store.path}: holds images of {store.info.size} px, but {self._crop} px are asked"
+                f" for; prepare it with --size {self._crop}"
             )
         self.rows = store.rows(split)
         self.captions, starts = caption_table([store.captions[row] for row in self.rows])
@@ -160,7 +163,7 @@ class Feed:
                 while len(waiting) <= self.settings.ahead:
                     waiting.append(pool.submit(self.batch, step))
                     step += 1
-                yield on_device(waiting.popleft().result(), device, self.settings.image_size)
+                yield on_device(waiting.popleft().result(), device, self._crop, self.settings.image_size)
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
 
@@ -201,10 +204,10 @@ class Feed:
 
     def _spare(self, index: Indices, wrong: Indices) -> Indices | int:
         """By how much images are larger than what a batch holds: of all, or ``(2, B, 2)``."""
-        s, info = self.settings, self.store.info
+        info = self.store.info
         if not info.whole:
-            return info.size - s.image_size
-        return self.store.images.shapes[self.rows[np.stack([index, wrong])]] - s.image_size
+            return info.size - self._crop
+        return self.store.images.shapes[self.rows[np.stack([index, wrong])]] - self._crop
 
     def _gather(self, index: Indices, corners: Indices) -> Tensor:
         """Images of the positions ``index``, uint8 ``(B, S, S, 3)``.
@@ -212,7 +215,7 @@ class Feed:
         Images of different shapes fit into no batch, so of these the crops at ``corners`` are gathered.
         """
         info = self.store.info
-        side = self.settings.image_size if info.whole else info.size
+        side = self._crop if info.whole else info.size
         images = torch.empty(
             len(index), side, side, 3, dtype=torch.uint8, pin_memory=torch.cuda.is_available()
         )
@@ -256,17 +259,25 @@ def _class_numbers(labels: Sequence[str | None]) -> Indices:
     return np.asarray(numbers, dtype=np.int64)
 
 
-def on_device(batch: FeedBatch, device: torch.device, image_size: int) -> FeedBatch:
-    """A host batch moved to ``device`` with its images cropped, flipped and scaled to [-1, 1]."""
+def on_device(batch: FeedBatch, device: torch.device, crop: int, image_size: int | None = None) -> FeedBatch:
+    """A host batch moved to ``device`` with its images cropped, flipped and brought to [-1, 1].
+
+    Args:
+        batch: as ``Feed.batch`` makes it.
+        device: where to.
+        crop: side of the crops, pixels.
+        image_size: what they are scaled to; by default they keep their size.
+    """
     moved = {
         name: value.to(device, non_blocking=True)
         for name, value in vars(batch).items()
         if isinstance(value, Tensor)
     }
     crops, flips = moved["crops"], moved["flips"]
-    moved["images"] = augment(moved["images"], crops[0], flips[0], image_size)
-    if "wrong_images" in moved:
-        moved["wrong_images"] = augment(moved["wrong_images"], crops[1], flips[1], image_size)
+    for place, name in enumerate(("images", "wrong_images")):
+        if name in moved:
+            cut = augment(moved[name], crops[place], flips[place], crop)
+            moved[name] = pyramid(cut, [image_size or crop])[0]
     return replace(batch, **moved)
 
 

@@ -26,7 +26,7 @@ from ganvas.data.presets import CAPTIONS, find_preset
 from ganvas.data.source import LeftOut, PhotoSource, Rejected, Request, Source, open_source
 from ganvas.data.store import Record, Store, StoreInfo, holds_store
 from ganvas.data.store_writer import Busy, StoreWriter
-from ganvas.errors import GanvasError, RunStopped
+from ganvas.errors import GanvasError, RunStopped, did_you_mean
 
 CHUNK = 32
 """Images that a worker does at a time."""
@@ -106,6 +106,42 @@ def prepare(
     filled = ", ".join(f"{split} {count:,}" for split, count in info.splits.items() if count)
     _say(console, f"{path}: {info.name} at {info.size} px, {filled}{_in_words(reasons)}")
     return info
+
+
+def read_options(texts: Iterable[str]) -> dict[str, str]:
+    """Options of a data set from ``key=value`` each.
+
+    Raises:
+        GanvasError: one is no such pair.
+    """
+    options = {}
+    for text in texts:
+        key, equals, value = text.partition("=")
+        if not key or not equals:
+            raise GanvasError(f"--option '{text}': write key=value, such as text=caption")
+        options[key] = value
+    return options
+
+
+def read_resize(name: str | None) -> Fit | None:
+    """What ``--resize`` asks for; None where it is left out.
+
+    Raises:
+        GanvasError: no such way.
+    """
+    if name is None:
+        return None
+    if name not in _RESIZES:
+        raise GanvasError(f"--resize '{name}': {did_you_mean(name, _RESIZES)}")
+    return _RESIZES[name]
+
+
+_RESIZES = {
+    "shorter": Fit(resize="shorter"),
+    "square": Fit(resize="square"),
+    "bbox": Fit(resize="shorter", box=True),
+    "whole": Fit(resize="whole"),
+}
 
 
 def _say(console: Console, text: str) -> None:

@@ -1,8 +1,8 @@
 """The pre-processing of each paper, by name.
 
-``ganvas data prepare --like NAME`` takes from a preset how images are cropped and scaled; the captions that
-papers use of an image (``CAPTIONS``) are kept. A recipe with ``data.like: NAME`` takes from it, on top of that,
-how captions are chosen, which words the vocabulary has, and how many words of a caption are read.
+``ganvas data prepare --like NAME`` takes from a preset how images are cropped and scaled, and keeps as many
+captions of an image as papers use (``CAPTIONS``). A recipe with ``data.like: NAME`` takes from it, on top of
+that, how captions are chosen, which words the vocabulary has, and how many words of a caption are read.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """The word encoder of AttnGAN: word embeddings, then one LSTM in each direction.
 
-Xu et al., AttnGAN (CVPR 2018), section 3.2; trained with DAMSM. Deviations from the release: a caption longer
-than ``num_words`` keeps its first words rather than a random choice, and a word outside the vocabulary has an
-embedding of its own rather than being dropped.
+Xu et al., AttnGAN (CVPR 2018), section 3.2; trained with DAMSM. Where the settings do not say otherwise, a
+caption longer than ``num_words`` keeps its first words rather than a random choice, and a word outside the
+vocabulary has an embedding of its own rather than being dropped, as in the release.
 """
 
 from __future__ import annotations
@@ -16,6 +16,8 @@ from ganvas.errors import GanvasError
 from ganvas.text.encoder import Text, TextEncoder
 from ganvas.text.settings import BiLstmSettings
 from ganvas.text.tokenizer import FILE, WordTokenizer
+
+_MOST_WORDS = 256
 
 
 class BiLstm(TextEncoder):
@@ -37,7 +39,9 @@ class BiLstm(TextEncoder):
         nn.init.uniform_(self.embedding.weight, -0.1, 0.1)
 
     def tokenize(self, captions: Sequence[str]) -> Tensor:
-        """Word ids ``(B, L)``, ``L`` that of the longest caption."""
+        """Word ids ``(B, L)``, ``L`` that of the longest caption; all its words where they are chosen
+        later.
+        """
         return self.tokenizer(captions)
 
     def forward(self, tokens: Tensor) -> Text:
@@ -46,6 +50,8 @@ class BiLstm(TextEncoder):
         Padding follows the words, so the forward states never see it; for the other direction each caption is
         turned round in its place. That equals packing the sequences, and waits for no length on the host.
         """
+        if tokens.shape[1] > self.settings.num_words:
+            tokens = self._chosen(tokens)
         lengths = (tokens != 0).sum(dim=1, keepdim=True).clamp(min=1)  # (B, 1)
         places = torch.arange(tokens.shape[1], device=tokens.device)
         mask = places < lengths
@@ -56,6 +62,14 @@ class BiLstm(TextEncoder):
         words = torch.cat([ahead, back], dim=-1) * mask[..., None]
         last = _take(ahead, lengths - 1)[:, 0]
         return Text(torch.cat([last, back[:, 0]], dim=-1), words, mask)
+
+    def _chosen(self, tokens: Tensor) -> Tensor:
+        """``num_words`` words of each caption: any, in their order, while it is trained; else the first."""
+        if not self.training:
+            return tokens[:, : self.settings.num_words]
+        chance = torch.rand(tokens.shape, device=tokens.device).masked_fill(tokens == 0, 2.0)
+        places = chance.argsort(dim=1)[:, : self.settings.num_words].sort(dim=1).values
+        return tokens.gather(1, places)
 
     def files(self) -> dict[str, str]:
         """The vocabulary."""
@@ -76,7 +90,21 @@ def build(
     if files is not None:
         if FILE not in files:
             raise GanvasError(f"{FILE}: is missing; the text encoder 'bilstm' needs its vocabulary")
-        return BiLstm(settings, WordTokenizer.load(files[FILE], settings.num_words))
+        return BiLstm(settings, WordTokenizer.load(files[FILE], _read(settings)))
     if captions is None:
         raise GanvasError("the text encoder 'bilstm' needs the training captions to make its vocabulary")
-    return BiLstm(settings, WordTokenizer.train(captions, settings.num_words, settings.min_count))
+    tokenizer = WordTokenizer.train(
+        captions, _read(settings), settings.min_count, rule=settings.word_rule, unknown=settings.unknown
+    )
+    return BiLstm(settings, tokenizer)
+
+
+def imported_vocabulary(settings: BiLstmSettings, vocabulary: Mapping[str, int]) -> dict[str, str]:
+    """The files of an encoder whose words have numbers already, as ``build`` takes them."""
+    tokenizer = WordTokenizer.from_vocabulary(vocabulary, _read(settings), rule=settings.word_rule)
+    return {FILE: tokenizer.save()}
+
+
+def _read(settings: BiLstmSettings) -> int:
+    """Words that are read of a caption before some of them are chosen."""
+    return settings.num_words if settings.word_choice == "first" else max(_MOST_WORDS, settings.num_words)

@@ -62,7 +62,18 @@ class BiLstmSettings:
     num_words: int = 18
     """Words read of a caption (18 for CUB, 12 to 15 for COCO in AttnGAN); the rest is cut off."""
     min_count: int = 1
-    """A word joins the vocabulary if the training captions hold it this often; AttnGAN has no threshold."""
+    """A word joins the vocabulary if the captions hold it this often; AttnGAN has no threshold."""
+    vocabulary: Literal["train", "all", "imported"] = "train"
+    """Whose words: of the training captions, of all captions of the data set (AttnGAN), or those that the
+    data set came with, with their numbers (AttnGAN's ``captions.pickle``, which its released encoders
+    need)."""
+    word_rule: Literal["unicode", "attngan"] = "unicode"
+    """What a word is: see ``ganvas.text.tokenizer``; ``attngan`` drops all that is not ASCII."""
+    unknown: Literal["word", "drop"] = "word"
+    """Words outside the vocabulary become one unknown word, or are left out (AttnGAN)."""
+    word_choice: Literal["first", "random"] = "first"
+    """Which words of a longer caption are read; ``random`` draws them anew in training, in their order
+    (AttnGAN). Where the encoder is not trained, the first ones are read."""
 
     def __post_init__(self) -> None:
         _at_least_one(self, "features", "embedding", "num_words", "min_count")

@@ -6,6 +6,7 @@ import json
 import logging
 import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
+from typing import Literal
 
 import torch
 from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, trainers
@@ -22,6 +23,9 @@ _MAX_VOCABULARY = 1_000_000
 _INVISIBLE = r"[\p{Cc}\p{Cf}&&[^\s]]"  # control and format characters, but for those that part words
 _UNSPACED = r"\p{Han}\p{Hiragana}\p{Katakana}"  # scripts written without spaces: every character is a word
 _WORD = rf"[{_UNSPACED}]|[\w&&[^{_UNSPACED}]]+"
+
+WordRule = Literal["unicode", "attngan"]
+Unknown = Literal["word", "drop"]
 
 _log = logging.getLogger(__name__)
 
@@ -59,7 +63,8 @@ class WordTokenizer:
     Captions are brought to Unicode form NFKC and lower case, control characters are removed; words are runs
     of word characters, and every Chinese or Japanese character is one. Id 0 is padding. A word outside the
     vocabulary becomes the unknown word; a vocabulary whose unknown word is its padding drops it instead (as
-    AttnGAN does). A caption without any word gets the unknown word alone.
+    AttnGAN does). A caption without any word gets the unknown word alone. The rule ``attngan`` is another
+    one: runs of word characters in lower case, of which what is not ASCII is taken out.
 
     Args:
         tokenizer: of the tokenizers library, with word ids from 0.
@@ -75,19 +80,29 @@ class WordTokenizer:
         self._warned = False
 
     @classmethod
-    def train(cls, captions: Iterable[str], num_words: int, min_count: int = 1) -> WordTokenizer:
+    def train(
+        cls,
+        captions: Iterable[str],
+        num_words: int,
+        min_count: int = 1,
+        *,
+        rule: WordRule = "unicode",
+        unknown: Unknown = "word",
+    ) -> WordTokenizer:
         """The vocabulary of ``captions``, most frequent words first.
 
         Args:
-            captions: the training captions.
+            captions: whose words.
             num_words: words read of a caption.
             min_count: how often a word must occur.
+            rule: what a word is.
+            unknown: what becomes of words outside the vocabulary.
 
         Raises:
             GanvasError: no word occurs that often.
         """
         counter = Tokenizer(models.WordLevel(unk_token=_UNKNOWN))
-        _set_word_rule(counter)
+        _set_word_rule(counter, rule)
         trainer = trainers.WordLevelTrainer(
             vocab_size=_MAX_VOCABULARY, min_frequency=min_count, show_progress=False, special_tokens=[]
         )
@@ -96,14 +111,41 @@ class WordTokenizer:
         if not found:
             often = "" if min_count == 1 else f" at least {min_count} times (text.min_count)"
             raise GanvasError(f"the training captions hold no word{often}; a word encoder needs words")
-        return cls.from_words(sorted(found, key=lambda word: found[word]), num_words)
+        words = sorted(found, key=lambda word: found[word])
+        return cls.from_words(words, num_words, rule=rule, unknown=unknown)
 
     @classmethod
-    def from_words(cls, words: Sequence[str], num_words: int) -> WordTokenizer:
-        """The vocabulary that is ``words``, whose ids count from 2."""
-        vocabulary = {word: place for place, word in enumerate([_PADDING, _UNKNOWN, *words])}
-        tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token=_UNKNOWN))
-        _set_word_rule(tokenizer)
+    def from_words(
+        cls, words: Sequence[str], num_words: int, *, rule: WordRule = "unicode", unknown: Unknown = "word"
+    ) -> WordTokenizer:
+        """The vocabulary that is ``words``, whose ids count from 2; from 1 where unknown words are
+        dropped.
+        """
+        special = [_PADDING] if unknown == "drop" else [_PADDING, _UNKNOWN]
+        vocabulary = {word: place for place, word in enumerate([*special, *words])}
+        return cls._of(vocabulary, special[-1], num_words, rule)
+
+    @classmethod
+    def from_vocabulary(
+        cls, vocabulary: Mapping[str, int], num_words: int, *, rule: WordRule = "attngan"
+    ) -> WordTokenizer:
+        """A vocabulary with its own numbers, such as that of a release. Unknown words are dropped.
+
+        Args:
+            vocabulary: word to number, from 0; number 0 is the end mark and padding.
+            num_words: words read of a caption.
+            rule: what a word is.
+        """
+        assert sorted(vocabulary.values()) == list(range(len(vocabulary))), "numbers count from 0"
+        end = next(word for word, number in vocabulary.items() if number == 0)
+        return cls._of(vocabulary, end, num_words, rule)
+
+    @classmethod
+    def _of(
+        cls, vocabulary: Mapping[str, int], unknown: str, num_words: int, rule: WordRule
+    ) -> WordTokenizer:
+        tokenizer = Tokenizer(models.WordLevel(dict(vocabulary), unk_token=unknown))
+        _set_word_rule(tokenizer, rule)
         return cls(tokenizer, num_words)
 
     @classmethod
@@ -163,10 +205,16 @@ class WordTokenizer:
             )
 
 
-def _set_word_rule(tokenizer: Tokenizer) -> None:
-    tokenizer.normalizer = normalizers.Sequence(
-        [normalizers.Replace(Regex(_INVISIBLE), ""), normalizers.NFKC(), normalizers.Lowercase()]
-    )
+def _set_word_rule(tokenizer: Tokenizer, rule: WordRule) -> None:
+    if rule == "attngan":  # runs of word characters in lower case; of each, what is ASCII
+        steps = [
+            normalizers.Lowercase(),
+            normalizers.Replace(Regex(r"[[^\x00-\x7f]&&[^\w]]"), " "),
+            normalizers.Replace(Regex(r"[^\x00-\x7f]"), ""),
+        ]
+    else:
+        steps = [normalizers.Replace(Regex(_INVISIBLE), ""), normalizers.NFKC(), normalizers.Lowercase()]
+    tokenizer.normalizer = normalizers.Sequence(steps)
     tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(_WORD), behavior="removed", invert=True)
 
 

@@ -46,7 +46,7 @@ from ganvas.training.device import (
 )
 from ganvas.training.inputs import Inputs
 from ganvas.training.log import Log, short_note
-from ganvas.training.run import Run, open_run
+from ganvas.training.run import Run, open_run, text_material
 from ganvas.training.samples import write_samples
 from ganvas.training.stop import Interrupted, stop_signal
 
@@ -83,7 +83,7 @@ def train(recipe: Recipe, store: Store, folder: Path) -> Run:
     """
     fabric = make_fabric(recipe.training)
     torch.manual_seed(recipe.training.seed)
-    system = build_system(recipe, captions=_train_captions(store)).to(fabric.device)
+    system = build_system(recipe, **text_material(recipe, store)).to(fabric.device)
     if recipe.training.channels_last:
         system.to(memory_format=torch.channels_last)
     system.requires_grad_(False)
@@ -236,6 +236,7 @@ class PhaseRun:
         settings = FeedSettings(
             batch_size=self.batch_size // fabric.world_size,
             image_size=data.image_size,
+            crop=self.job.store.info.size * data.image_size // (data.stored_size or data.image_size),
             flip=data.flip,
             captions=1 if self.phase.trains_text else data.captions,
             replacement=data.replacement,

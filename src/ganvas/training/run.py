@@ -104,6 +104,9 @@ def read_recipe(folder: Path) -> Recipe:
     return resolve(tree)
 
 
+EMBEDDED = "emoji"
+"""The data set that needs no files of the user."""
+
 # What may change between a run and its continuation without making it another run.
 _FREE = {
     "device",
@@ -162,6 +165,26 @@ def _plain(recipe: Recipe) -> dict[str, Any]:
     return flat
 
 
+def text_material(recipe: Recipe, store: Store) -> dict[str, Any]:
+    """What a fresh text encoder is made from: captions, or the files of a vocabulary that came with the data.
+
+    Raises:
+        GanvasError: the recipe asks for such a vocabulary, and the data have none.
+    """
+    wanted = getattr(recipe.text, "vocabulary", "train")
+    if wanted == "imported":
+        from ganvas.text.bilstm import imported_vocabulary
+
+        if store.vocabulary is None:
+            raise GanvasError(
+                f"{store.path}: came without the vocabulary that text.vocabulary=imported asks for; prepare it"
+                " from a folder with captions.pickle, or choose text.vocabulary=all"
+            )
+        return {"files": imported_vocabulary(recipe.text, store.vocabulary)}
+    rows = store.rows("train") if wanted == "train" else range(len(store))
+    return {"captions": [caption for row in rows for caption in store.captions[row]]}
+
+
 def recipe_store(recipe: Recipe, folder: Path | None) -> Store:
     """The prepared data that a recipe asks for.
 
@@ -176,13 +199,25 @@ def recipe_store(recipe: Recipe, folder: Path | None) -> Store:
 
     data = recipe.data
     size = data.stored_size or data.image_size
+    how = f"--size {data.image_size} --like {data.like}" if data.like else f"--size {size}"
     if folder is None:
+        if data.set != EMBEDDED:
+            raise GanvasError(
+                f"recipe {recipe.name}: say with --data where its images are prepared; prepare them with"
+                f" 'ganvas data prepare {data.set} SOURCE --out DIR {how}'"
+            )
         folder = Path("data") / "-".join([data.set, str(size), *data.options.values()])
         prepare(data.set, folder, size=size, options=data.options)
     store = Store(folder)
+    like = store.info.options.get("like")
+    if data.like not in (None, like):
+        prepared = f"prepared like {like}" if like else "not prepared like a paper"
+        raise GanvasError(
+            f"{folder}: is {prepared}, but the recipe has data.like={data.like}; prepare it with {how}"
+        )
     if store.info.size < size:
         raise GanvasError(
             f"{folder}: holds images of {store.info.size} px, but the recipe asks for {size} px;"
-            f" prepare it with --size {size}"
+            f" prepare it with {how}"
         )
     return store
