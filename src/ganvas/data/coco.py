@@ -220,6 +220,7 @@ def _read_part(
         ids.add(image)
     captions: dict[str, list[str]] = {image: [] for image in pictures}
     yield from _collect(captions, known, found["annotations"], file)
+    del found  # half a gigabyte of the official files, while the images are prepared
     attributes, left_out = _objects(part.instances)
     yield from left_out
     for image, picture in pictures.items():
