@@ -2,61 +2,19 @@
 
 from __future__ import annotations
 
-import functools
-import http.server
-import io
-import json
 import pickle
 import tarfile
-import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
+from shard_sets import Parts, img2dataset, picture, served, write_shard
 
 from ganvas.data.prepare import prepare
 from ganvas.data.source import LeftOut, Rejected, Request, open_source
 from ganvas.data.store import Record, Store
 from ganvas.errors import GanvasError
-
-Parts = Mapping[str, bytes]
-
-
-def picture(number: int, side: int = 40) -> bytes:
-    """A JPEG of one colour, which its number names."""
-    out = io.BytesIO()
-    Image.new("RGB", (side, side + 8), (number * 5 % 256, 100, 50)).save(out, "JPEG")
-    return out.getvalue()
-
-
-def write_shard(path: Path, content: Sequence[tuple[str, Parts]]) -> None:
-    """Samples by key, each as img2dataset lays it out."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tarfile.open(path, "w") as tar:
-        for key, parts in content:
-            for part, data in parts.items():
-                info = tarfile.TarInfo(f"{key}.{part}")
-                info.size = len(data)
-                tar.addfile(info, io.BytesIO(data))
-
-
-def img2dataset(folder: Path, shards: int = 3, each: int = 4) -> Path:
-    """A folder as img2dataset writes it with ``--save_additional_columns``: jpg, txt and json."""
-    for shard in range(shards):
-        content = []
-        for i in range(shard * each, (shard + 1) * each):
-            facts = {
-                "caption": f"caption {i}",
-                "other": [f"first of {i}", f"second of {i}"],
-                "key": f"{i:09d}",
-            }
-            parts = {"jpg": picture(i), "txt": f"caption {i}".encode(), "json": json.dumps(facts).encode()}
-            content.append((f"{i:09d}", parts))
-        write_shard(folder / f"{shard:05d}.tar", content)
-        (folder / f"{shard:05d}_stats.json").write_text(json.dumps({"successes": each, "count": each + 3}))
-    return folder
 
 
 def read(place: object, **options: str) -> list[Record | LeftOut]:
@@ -77,19 +35,8 @@ def address(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     """The folder behind a server that knows no ranges."""
     for name in ("HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"):
         monkeypatch.delenv(name, raising=False)
-    handler = functools.partial(QuietHandler, directory=str(folder))
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
-    thread = threading.Thread(target=server.serve_forever)
-    thread.start()
-    yield f"http://127.0.0.1:{server.server_port}"
-    server.shutdown()
-    thread.join()
-    server.server_close()
-
-
-class QuietHandler(http.server.SimpleHTTPRequestHandler):
-    def log_message(self, *_: object) -> None:
-        pass
+    with served(folder) as place:
+        yield place
 
 
 def test_a_record_carries_its_image_and_its_id_names_shard_and_key(folder: Path) -> None:
@@ -205,7 +152,7 @@ def test_what_the_data_are_does_not_depend_on_where_they_lie(folder: Path, tmp_p
     here = open_source("webdataset", Request(place=str(folder)))
     copy = open_source("webdataset", Request(place=str(img2dataset(tmp_path / "copy"))))
     assert here.about == copy.about and here.about.startswith("3 shards of images with captions (")
-    img2dataset(tmp_path / "copy", each=40)  # tars grow by 10 KiB at a time
+    img2dataset(tmp_path / "copy", (40, 40, 40))  # tars grow by 10 KiB at a time
     assert open_source("webdataset", Request(place=str(tmp_path / "copy"))).about != here.about
 
 
