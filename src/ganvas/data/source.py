@@ -216,12 +216,21 @@ SOURCES: dict[str, Callable[[Request], Source]] = {
 """Every data set that can be prepared, by name."""
 
 
+def find_source(name: str) -> Callable[[Request], Source]:
+    """The reader of the data set called ``name``.
+
+    Raises:
+        GanvasError: no such data set.
+    """
+    if name not in SOURCES:
+        raise GanvasError(f"no data set '{name}'; {did_you_mean(name, SOURCES)}")
+    return SOURCES[name]
+
+
 def open_source(name: str, request: Request) -> Source:
     """The data set called ``name``.
 
     Raises:
         GanvasError: no such data set, not where it is said to lie, or no such option.
     """
-    if name not in SOURCES:
-        raise GanvasError(f"no data set '{name}'; {did_you_mean(name, SOURCES)}")
-    return SOURCES[name](request)
+    return find_source(name)(request)

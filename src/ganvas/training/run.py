@@ -196,11 +196,13 @@ def recipe_store(recipe: Recipe, folder: Path | None) -> Store:
         GanvasError: there is no prepared set, or it is another one.
     """
     from ganvas.data.prepare import prepare
+    from ganvas.data.source import find_source
 
     data = recipe.data
     size = data.stored_size or data.image_size
     how = f"--size {data.image_size} --like {data.like}" if data.like else f"--size {size}"
     if folder is None:
+        find_source(data.set)
         if data.set != EMBEDDED:
             raise GanvasError(
                 f"recipe {recipe.name}: say with --data where its images are prepared; prepare them with"
