@@ -10,13 +10,12 @@ from typing import Any
 
 from ganvas.data.coco_annotations import (
     Object,
-    identity,
     named,
     read_annotations,
     read_instances,
     write_objects,
 )
-from ganvas.data.pictures import folders_with_pictures, inside, joined, list_pictures, shown
+from ganvas.data.pictures import folders_with_pictures, identity, inside, joined, list_pictures, shown
 from ganvas.data.pixels import Fit
 from ganvas.data.source import LeftOut, PhotoSource, Request, chosen_options, listing_digest
 from ganvas.data.store import Record

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from ganvas.data.pictures import identity
 from ganvas.data.pixels import Box, Fit, region
 from ganvas.data.source import LeftOut
 from ganvas.errors import GanvasError
@@ -262,13 +263,6 @@ def _box(value: Any) -> Box | None:
         return None  # so are NaN and infinity
     x, y, wide, high = value
     return float(x), float(y), float(wide), float(high)
-
-
-def identity(value: Any) -> str | None:
-    """An id as the store has it; None if it is none."""
-    if isinstance(value, str):
-        return value if 0 < len(value) <= 200 and value.isprintable() else None
-    return str(value) if type(value) is int else None
 
 
 def named(file: str, annotation: dict[str, Any], number: int) -> str:

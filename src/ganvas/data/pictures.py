@@ -1,13 +1,21 @@
-"""Where the pictures of a data set lie, when its annotations know them by name or by id."""
+"""Pictures that annotations know by name or by id: where they lie, and names that stay in their folder."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 EXTENSIONS = frozenset((".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".ppm"))
 """Of image files, lower case."""
+
+
+def identity(value: Any) -> str | None:
+    """An id as the store has it; None if it is none."""
+    if isinstance(value, str):
+        return value if 0 < len(value) <= 200 and value.isprintable() else None
+    return str(value) if type(value) is int else None
 
 
 def inside(name: str) -> str | None:
