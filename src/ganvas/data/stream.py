@@ -25,7 +25,7 @@ import torch
 from torch import Tensor
 
 from ganvas.data.archives import Sample
-from ganvas.data.feed import augment
+from ganvas.data.feed import cropped, pyramid
 from ganvas.data.stream_index import ShardStream
 from ganvas.data.webdataset import Unusable
 from ganvas.errors import GanvasError
@@ -47,7 +47,9 @@ class StreamSettings:
     batch_size: int
     """B, images a batch on each rank."""
     image_size: int
-    """Side of the images in a batch, pixels; from larger ones it is cropped at random."""
+    """Side of the images in a batch, pixels."""
+    crop: int | None = None
+    """Side of the square that is cropped at random, pixels, and scaled to ``image_size``; by default that."""
     flip: float = 0.5
     """Probability of a horizontal flip."""
     wrong_images: bool = False
@@ -144,10 +146,11 @@ class StreamFeed:
     def __init__(self, stream: ShardStream, settings: StreamSettings) -> None:
         self.stream, self.settings = stream, settings
         reading, s = stream.info.reading, settings
-        if s.image_size > reading.size:
+        self.crop = s.image_size if s.crop is None else s.crop
+        if max(s.image_size, self.crop) > reading.size:
             raise GanvasError(
-                f"{stream.path}: streams images of {reading.size} px, but {s.image_size} px are asked for;"
-                f" index the shards with size {s.image_size}"
+                f"{stream.path}: streams images of {reading.size} px, but {self.crop} px are asked for;"
+                f" index the shards with size {self.crop}"
             )
         if s.batch_size < 2:
             raise GanvasError(
@@ -245,7 +248,7 @@ class StreamFeed:
         """Begin to decode a batch."""
         s, side = self.settings, self.stream.info.size
         rng = np.random.default_rng([_STEP, s.seed, step, s.rank])
-        spare = side - s.image_size
+        spare = side - self.crop
         images = torch.empty(
             s.batch_size, side, side, 3, dtype=torch.uint8, pin_memory=torch.cuda.is_available()
         )
@@ -298,7 +301,8 @@ class _Started:
         found = [future.result() for future in self.futures]
         s = self.feed.settings
         crops, flips = (each.to(device, non_blocking=True) for each in (self.crops, self.flips))
-        images = augment(self.images.to(device, non_blocking=True), crops, flips, s.image_size)
+        cut = cropped(self.images.to(device, non_blocking=True), crops, flips, self.feed.crop)
+        images = pyramid(cut, [s.image_size])[0]
         texts = [text for _, text in found]
         return StreamBatch(
             images=images,

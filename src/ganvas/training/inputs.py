@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from lightning_fabric import Fabric
@@ -12,7 +13,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor
 
-from ganvas.data.feed import FeedBatch
+from ganvas.data.feed import Feed, FeedBatch
+from ganvas.data.stream import StreamBatch, StreamFeed
 from ganvas.errors import GanvasError, RunStopped
 from ganvas.progress import progress
 from ganvas.systems.base import Batch, Phase
@@ -62,10 +64,62 @@ class Inputs:
 
     def _text(self, captions: Tensor) -> Text:
         assert self._sentences is not None
-        sentence = self._sentences[captions].mean(dim=1)  # (B, n, D) to (B, D)
-        return Text(
-            sentence, sentence.new_zeros(len(sentence), 0, 0), sentence.new_zeros(len(sentence), 0).bool()
+        return _without_words(self._sentences[captions].mean(dim=1))  # (B, n, D) to (B, D)
+
+
+class StreamInputs:
+    """The same for batches of a stream, whose captions are known when they come: each is encoded in its turn.
+
+    Args:
+        encoder: the text encoder.
+        phase: what the batches are for.
+        fabric: device and precision.
+    """
+
+    def __init__(self, encoder: TextEncoder, phase: Phase, fabric: Fabric) -> None:
+        self._encoder, self._phase, self._fabric = encoder, phase, fabric
+
+    def __call__(self, batch: StreamBatch) -> Batch:
+        """The training batch, on the device."""
+        if self._phase.trains_text:
+            tokens = self._encoder.tokenize(batch.texts).to(self._fabric.device)
+            return Batch(images=batch.images, labels=batch.labels, tokens=tokens)
+        text = self._text(batch.texts)
+        order = torch.arange(1, len(batch.texts) + 1, device=text.sentence.device) % len(batch.texts)
+        return Batch(
+            images=batch.images,
+            labels=batch.labels,
+            text=text,
+            wrong_text=text.rows(order),  # as batch.wrong_texts has it
+            wrong_images=batch.wrong_images,
         )
+
+    @torch.no_grad()
+    def _text(self, texts: Sequence[str]) -> Text:
+        """Sentences alone, float32, as ``Inputs`` gives them."""
+        training = self._encoder.training
+        self._encoder.eval()
+        tokens = self._encoder.tokenize(texts).to(self._fabric.device)
+        with self._fabric.autocast():
+            sentence = self._encoder(tokens).sentence.float()
+        self._encoder.train(training)
+        return _without_words(sentence)
+
+
+def make_inputs(
+    feed: Feed | StreamFeed, encoder: TextEncoder, phase: Phase, fabric: Fabric, cache: Path
+) -> Callable[[Any], Batch]:
+    """What turns the batches of a feed into training batches; arguments as for ``Inputs``."""
+    if isinstance(feed, StreamFeed):
+        return StreamInputs(encoder, phase, fabric)
+    return Inputs(encoder, feed.captions, phase, fabric, cache)
+
+
+def _without_words(sentence: Tensor) -> Text:
+    """Sentence vectors ``(B, D)`` as the encoding of captions whose words nobody asks for."""
+    return Text(
+        sentence, sentence.new_zeros(len(sentence), 0, 0), sentence.new_zeros(len(sentence), 0).bool()
+    )
 
 
 def cached_sentences(encoder: TextEncoder, captions: Sequence[str], fabric: Fabric, cache: Path) -> Tensor:

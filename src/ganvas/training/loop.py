@@ -20,8 +20,8 @@ import torch
 from lightning_fabric import Fabric
 from torch import Tensor
 
-from ganvas.data.feed import Feed, FeedSettings
-from ganvas.data.store import Store
+from ganvas.data.feed import Feed
+from ganvas.data.stream import StreamFeed
 from ganvas.errors import GanvasError, RunStopped, did_you_mean
 from ganvas.pipeline import build_system, save_model
 from ganvas.progress import Report, progress
@@ -44,7 +44,8 @@ from ganvas.training.device import (
     out_of_memory,
     wait_for_all,
 )
-from ganvas.training.inputs import Inputs
+from ganvas.training.feeding import Data, make_feed, shown_images, training_captions
+from ganvas.training.inputs import make_inputs
 from ganvas.training.log import Log, short_note
 from ganvas.training.run import Run, open_run, text_material
 from ganvas.training.samples import write_samples
@@ -56,7 +57,7 @@ class Job:
     """What stays the same during a run."""
 
     recipe: Recipe
-    store: Store
+    store: Data
     run: Run
     fabric: Fabric
     system: System
@@ -66,8 +67,8 @@ class Job:
     """Images seen in each phase so far."""
 
 
-def train(recipe: Recipe, store: Store, folder: Path) -> Run:
-    """Train a recipe on a prepared store, or go on where an earlier call stopped.
+def train(recipe: Recipe, store: Data, folder: Path) -> Run:
+    """Train a recipe on prepared or streamed data, or go on where an earlier call stopped.
 
     Args:
         recipe: what to train.
@@ -160,7 +161,7 @@ class PhaseRun:
         self._set_modes()
         feed = self._feed()
         encoder, fabric = self.job.system.text_encoder, self.job.fabric
-        inputs = Inputs(encoder, feed.captions, self.phase, fabric, self.job.run.folder / "cache")
+        inputs = make_inputs(feed, encoder, self.phase, fabric, self.job.run.folder / "cache")
         size = self.batch_size
         clock, clock_step, note = time.perf_counter(), first, ""
         with closing(feed.batches(first, fabric.device)) as batches, self._progress(first) as report:
@@ -231,23 +232,9 @@ class PhaseRun:
             for module in turn.modules:
                 module.train()
 
-    def _feed(self) -> Feed:
-        data, training, fabric = self.job.recipe.data, self.training, self.job.fabric
-        settings = FeedSettings(
-            batch_size=self.batch_size // fabric.world_size,
-            image_size=data.image_size,
-            crop=self.job.store.info.size * data.image_size // (data.stored_size or data.image_size),
-            flip=data.flip,
-            captions=1 if self.phase.trains_text else data.captions,
-            replacement=data.replacement,
-            balanced=data.balanced,
-            mismatch=data.mismatch,
-            wrong_images=self.phase.wrong_images,
-            seed=training.seed + 1000 * self.number,
-            rank=fabric.global_rank,
-            num_ranks=fabric.world_size,
-        )
-        return Feed(self.job.store, "train", settings)
+    def _feed(self) -> Feed | StreamFeed:
+        job = self.job
+        return make_feed(job.recipe, job.store, self.phase, self.number, self.batch_size, job.fabric)
 
     @property
     def _first_rank(self) -> bool:
@@ -282,7 +269,7 @@ class PhaseRun:
         job = self.job
         path = job.run.samples / f"{self.phase.name}-{step * self.batch_size:08d}.png"
         try:
-            write_samples(self.average.system, job.recipe, job.store, path)
+            write_samples(self.average.system, job.recipe, shown_images(job.store), path)
         except GanvasError as error:
             raise RunStopped(str(error)) from None
 
@@ -359,13 +346,9 @@ def _settle_earlier(job: Job, number: int, average: dict[str, Tensor]) -> None:
     _finish(phase, job.store)
 
 
-def _finish(phase: Phase, store: Store) -> None:
+def _finish(phase: Phase, data: Data) -> None:
     if phase.finish:
-        phase.finish(_train_captions(store))
-
-
-def _train_captions(store: Store) -> list[str]:
-    return [caption for row in store.rows("train") for caption in store.captions[row]]
+        phase.finish(training_captions(data))
 
 
 def _check_budgets(recipe: Recipe, phases: Sequence[Phase]) -> None:

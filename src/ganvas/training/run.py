@@ -14,10 +14,12 @@ import yaml
 
 from ganvas import __version__
 from ganvas.data.store import Store
+from ganvas.data.stream_index import ShardStream
 from ganvas.errors import GanvasError
 from ganvas.recipe import Recipe, resolve
 from ganvas.strict_yaml import read_yaml
 from ganvas.training.checkpoint import in_words, list_checkpoints, write_atomically
+from ganvas.training.feeding import Data, open_stream, training_captions
 
 
 @dataclass(frozen=True)
@@ -47,7 +49,7 @@ class Run:
         return found[-1] if found else None
 
 
-def open_run(folder: Path, recipe: Recipe, store: Store) -> Run:
+def open_run(folder: Path, recipe: Recipe, store: Data) -> Run:
     """Make a run folder, or open it again if it belongs to the same recipe and data.
 
     Raises:
@@ -121,7 +123,7 @@ _FREE = {
 }
 
 
-def _refuse_other(run: Run, recipe: Recipe, store: Store) -> None:
+def _refuse_other(run: Run, recipe: Recipe, store: Data) -> None:
     """A run goes on only with its own recipe and data; longer budgets and logging are free."""
     old, new = _plain(read_recipe(run.folder)), _plain(recipe)
     for key in sorted(set(old) | set(new)):
@@ -165,7 +167,7 @@ def _plain(recipe: Recipe) -> dict[str, Any]:
     return flat
 
 
-def text_material(recipe: Recipe, store: Store) -> dict[str, Any]:
+def text_material(recipe: Recipe, store: Data) -> dict[str, Any]:
     """What a fresh text encoder is made from: captions, or the files of a vocabulary that came with the data.
 
     Raises:
@@ -175,22 +177,23 @@ def text_material(recipe: Recipe, store: Store) -> dict[str, Any]:
     if wanted == "imported":
         from ganvas.text.bilstm import imported_vocabulary
 
-        if store.vocabulary is None:
+        if isinstance(store, ShardStream) or store.vocabulary is None:
             raise GanvasError(
-                f"{store.path}: came without the vocabulary that text.vocabulary=imported asks for; prepare it"
-                " from a folder with captions.pickle, or choose text.vocabulary=all"
+                f"{store.path}: came without the vocabulary that text.vocabulary=imported asks for; prepare"
+                " it from a folder with captions.pickle, or choose text.vocabulary=all"
             )
         return {"files": imported_vocabulary(recipe.text, store.vocabulary)}
-    rows = store.rows("train") if wanted == "train" else range(len(store))
-    return {"captions": [caption for row in rows for caption in store.captions[row]]}
+    if wanted == "train" or isinstance(store, ShardStream):
+        return {"captions": training_captions(store)}
+    return {"captions": [caption for row in store.captions for caption in row]}
 
 
-def recipe_store(recipe: Recipe, folder: Path | None) -> Store:
+def recipe_store(recipe: Recipe, folder: Path | None) -> Data:
     """The prepared data that a recipe asks for.
 
     Args:
         recipe: names the set, its size and options.
-        folder: where it was prepared; without it, it is prepared under ``data/``.
+        folder: where it was prepared, or its shards indexed; without it, it is prepared under ``data/``.
 
     Raises:
         GanvasError: there is no prepared set, or it is another one.
@@ -210,6 +213,13 @@ def recipe_store(recipe: Recipe, folder: Path | None) -> Store:
             )
         folder = Path("data") / "-".join([data.set, str(size), *data.options.values()])
         prepare(data.set, folder, size=size, options=data.options)
+    if stream := open_stream(data, folder):
+        if stream.info.size < size:
+            raise GanvasError(
+                f"{folder}: streams images of {stream.info.size} px, but the recipe asks for {size} px;"
+                f" index the shards with size {size}"
+            )
+        return stream
     store = Store(folder)
     like = store.info.options.get("like")
     if data.like not in (None, like):
