@@ -237,6 +237,13 @@ def data_prepare(
 
     options = read_options([*(option or []), *([f"language={language}"] if language else [])])
     folder = out or Path("data") / "-".join([name, str(size), *options.values()])
+    if name == "webdataset" and options.get("stream") == "yes" and source is not None and like is None:
+        from ganvas.data.indexing import index_shards
+        from ganvas.data.stream_index import reading_of
+
+        index_shards(source, folder, reading_of(options, size=size, fit=read_resize(resize)), force=force)
+        print(folder)
+        return
     prepare(
         name,
         folder,

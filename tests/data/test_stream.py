@@ -25,10 +25,11 @@ from hypothesis import strategies as st
 from PIL import Image
 from shard_sets import img2dataset, picture, served, write_shard
 
-from ganvas.data import shards, stream_index
+from ganvas.data import indexing, shards
+from ganvas.data.indexing import index_shards
 from ganvas.data.pixels import Fit
 from ganvas.data.stream import Plan, StreamBatch, StreamFeed, StreamSettings
-from ganvas.data.stream_index import Reading, ShardStream, StreamInfo, index_shards
+from ganvas.data.stream_index import Reading, ShardStream, StreamInfo, reading_of
 from ganvas.errors import GanvasError
 
 CPU = torch.device("cpu")
@@ -328,7 +329,7 @@ def test_indexing_goes_on_after_an_interruption_and_is_done_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     img2dataset(tmp_path / "shards", (3,) * 6, stats=False)
-    real, calls = stream_index._count_one, list[str]()
+    real, calls = indexing._count_one, list[str]()
 
     def count(root: str, name: str, text: str) -> tuple[int, int]:
         calls.append(name)
@@ -336,8 +337,8 @@ def test_indexing_goes_on_after_an_interruption_and_is_done_once(
             raise KeyboardInterrupt
         return real(root, name, text)
 
-    monkeypatch.setattr(stream_index, "_count_one", count)
-    monkeypatch.setattr(stream_index, "_AT_ONCE", 1)
+    monkeypatch.setattr(indexing, "_count_one", count)
+    monkeypatch.setattr(indexing, "_AT_ONCE", 1)
     with pytest.raises(KeyboardInterrupt):
         indexed(tmp_path / "shards", tmp_path / "index")
     with (tmp_path / "index" / "counted.jsonl").open("a") as file:
@@ -392,6 +393,18 @@ def test_what_cannot_be_indexed_is_one_line(tmp_path: Path) -> None:
     write_shard(tmp_path / "none" / "a.tar", [("1", {"txt": b"words"})])
     with pytest.raises(GanvasError, match="no sample has an image and a caption"):
         index_shards(str(tmp_path / "none"), tmp_path / "out", READING)
+
+
+def test_the_options_of_the_command_say_how_shards_are_read() -> None:
+    given = {"stream": "yes", "lanes": "8", "text": "alt"}
+    assert reading_of(given, size=32) == Reading(size=32, lanes=8, text="alt")
+    for options, why in [
+        ({"lanes": "0"}, "lanes 0: is not between 1 and 256"),
+        ({"buffer": "-1"}, "buffer=-1"),
+        ({"lane": "2"}, "'lanes'"),
+    ]:
+        with pytest.raises(GanvasError, match=why):
+            reading_of(options, size=32)
 
 
 def test_a_stream_over_the_network_is_the_stream_on_disk(

@@ -15,7 +15,8 @@ import yaml
 from PIL import Image
 from tiny_runs import COLOURS, SIZE, THINGS, Called, outcome, tiny_recipe, tiny_tree
 
-from ganvas.data.stream_index import Reading, ShardStream, index_shards
+from ganvas.data.indexing import index_shards
+from ganvas.data.stream_index import Reading, ShardStream
 from ganvas.errors import GanvasError
 from ganvas.training.checkpoint import list_checkpoints
 from ganvas.training.inputs import StreamInputs
@@ -83,7 +84,10 @@ def test_the_command_line_trains_from_shards_and_draws_samples(
     tree = tiny_tree(sample_every=8)
     tree["data"]["set"] = "webdataset"
     (tmp_path / "tiny.yaml").write_text(yaml.safe_dump(tree))
-    done = ganvas("train", "tiny.yaml", "--data", stream.path, "--out", "run")
+    how = ["--size", str(SIZE), "--option", "stream=yes", "--option", "lanes=2", "--option", "buffer=8"]
+    done = ganvas("data", "prepare", "webdataset", stream.info.root, "--out", "data", *how)
+    assert (done.status, done.out) == (0, "data\n"), done.err
+    done = ganvas("train", "tiny.yaml", "--data", "data", "--out", "run")
     assert done.status == 0, done.err
     assert list((tmp_path / "run" / "samples").glob("gan-*.png"))
     again = ganvas("train", "tiny.yaml", "--data", stream.path, "--out", "run")
