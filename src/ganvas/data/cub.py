@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ganvas.data.caption_vectors import VECTORS, write_sentences
+from ganvas.data.caption_vectors import write_sentences
 from ganvas.data.listing import printable, walk
 from ganvas.data.pictures import inside
 from ganvas.data.pixels import Box, Fit
@@ -18,6 +18,7 @@ from ganvas.data.reed import (
     read_class_lists,
     read_list,
     read_names,
+    split_digests,
     write_vocabulary,
 )
 from ganvas.data.source import (
@@ -128,13 +129,7 @@ class CubSource(PhotoSource):
         parts = [f"lists {listing_digest(self.root, images, lists)}"]
         parts.append(f"captions of {self._captions.about} {self._captions.digest()}")
         if self.options["split"] == "classes":
-            if self._pickles:
-                names = [f"{split}/filenames.pickle" for split in ("train", "test")]
-                files = [self._pickles / name for name in names]
-                vectors = [f"{split}/{VECTORS}" for split in ("train", "test")]
-                parts.append(f"pickles {listing_digest(self._pickles, [*names, *vectors], files)}")
-            elif self._classes:
-                parts.append(self._classes.about)
+            parts += split_digests(self._pickles, self._classes)
         return f"CUB-200-2011 ({', '.join(parts)})"
 
     def records(self) -> list[Record | LeftOut]:

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+from ganvas.data.caption_vectors import VECTORS
 from ganvas.data.listing import Listing, printable, walk
 from ganvas.data.pickles import load_pickle
 from ganvas.data.source import LeftOut, Rejected, listing_digest
@@ -59,36 +60,39 @@ class CaptionFiles:
     """A text file for each image, with a caption in each line.
 
     Args:
-        folder: that of the files.
-        listing: what lies in it.
+        folder: that of the folders of the classes.
+        class_folder: a regular expression of what these are called; the others are of no interest.
     """
 
     about = "text files"
 
-    def __init__(self, folder: Path, listing: Listing) -> None:
+    def __init__(self, folder: Path, class_folder: str) -> None:
         self.folder = folder
-        self.listing = listing
+        within = re.compile(f"{class_folder}/")
+        listing = walk(folder)
+        self._left_out = below(folder.name, listing, class_folder)
+        self._texts = {image: path for image, path in listing.texts.items() if within.match(image)}
 
     def of(self, image: str) -> tuple[str, ...]:
         """The lines of its file; what is no UTF-8 in them is a space, as in AttnGAN."""
-        if image not in self.listing.texts:
+        if image not in self._texts:
             return ()
-        text = read_text(self.folder / self.listing.texts[image], _MAX_CAPTION_FILE_BYTES)
+        text = read_text(self.folder / self._texts[image], _MAX_CAPTION_FILE_BYTES)
         text = re.sub("\ufffd+", " ", text).rstrip()
         # an empty line counts: the vectors of the captions are numbered by lines
         return tuple(line.strip() for line in text.split("\n")) if text else ()
 
     def unused(self, images: Iterable[str]) -> Iterator[LeftOut]:
         """Caption files without an image, and what of the folder cannot be read."""
-        yield from below(self.folder.name, self.listing)
+        yield from self._left_out
         known = set(images)
-        for image, path in self.listing.texts.items():
+        for image, path in self._texts.items():
             if image not in known:
                 yield LeftOut(f"{self.folder.name}/{path}", "is a caption file without an image")
 
     def digest(self) -> str:
         """Of every file's name and content."""
-        paths = self.listing.texts.values()
+        paths = self._texts.values()
         return listing_digest(self.folder, paths, [self.folder / path for path in paths])
 
     def beside(self) -> tuple[Path, ...]:
@@ -168,9 +172,17 @@ def _checked_vocabulary(path: Path, words: dict[Any, Any], indices: dict[Any, An
     return vocabulary
 
 
-def below(folder: str, listing: Listing) -> list[LeftOut]:
-    """What of a folder cannot be read, by its path from the folder above."""
-    return [LeftOut(f"{folder}/{each.id}", each.reason) for each in listing.left_out]
+def below(folder: str, listing: Listing, within: str = "") -> list[LeftOut]:
+    """What of a folder cannot be read, by its path from the folder above.
+
+    Args:
+        folder: its name.
+        listing: what is in it.
+        within: a regular expression of the sub-folders that are of interest.
+    """
+    return [
+        LeftOut(f"{folder}/{each.id}", each.reason) for each in listing.left_out if re.match(within, each.id)
+    ]
 
 
 def read_text(path: Path, max_bytes: int = MAX_LIST_BYTES) -> str:
@@ -226,9 +238,9 @@ def find_captions(
                 )
             return PickledCaptions(path, names)
     for place in places:
-        for folder in (*([place] if option else []), *(place / name for name in TEXT_FOLDERS)):
+        for folder in (*(place / name for name in TEXT_FOLDERS), place):
             if _has_folder(folder, class_folder):
-                return CaptionFiles(folder, walk(folder))
+                return CaptionFiles(folder, class_folder)
     if option:
         raise GanvasError(
             f"option captions={option}: no captions.pickle and no folder of caption files there"
@@ -310,6 +322,20 @@ def read_class_lists(folders: Iterable[Path]) -> ClassLists | None:
         digest = hashlib.sha256("\n".join([*sorted(for_training), "", *sorted(for_test)]).encode())
         return ClassLists(for_training, for_test, f"lists of classes {digest.hexdigest()[:12]}")
     return None
+
+
+def split_digests(pickles: Path | None, classes: ClassLists | None) -> list[str]:
+    """What the split by classes is made of, for ``Source.about``.
+
+    Args:
+        pickles: where ``train`` and ``test`` with their pickles lie, if there are any: these come first.
+        classes: the lists of classes, if there are any.
+    """
+    if pickles:
+        names = [f"{split}/{name}" for split in ("train", "test") for name in ("filenames.pickle", VECTORS)]
+        files = [pickles / name for name in names if not name.endswith(VECTORS)]
+        return [f"pickles {listing_digest(pickles, names, files)}"]
+    return [classes.about] if classes else []
 
 
 def write_vocabulary(captions: Captions, folder: Path) -> None:
