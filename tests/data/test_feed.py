@@ -17,6 +17,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image
 from torch import Tensor
 
 from ganvas.data.feed import Feed, FeedBatch, FeedSettings, augment, on_device, pyramid
@@ -443,17 +444,40 @@ def test_a_store_larger_than_the_memory_allowed_is_fed(tmp_path: Path) -> None:
 @given(sizes=st.lists(st.sampled_from([4, 8, 16, 32]), min_size=1, max_size=4), seed=st.integers(0, 2**32))
 def test_a_pyramid_has_the_sizes_asked_for_in_order_and_keeps_the_mean(sizes: list[int], seed: int) -> None:
     random = torch.Generator().manual_seed(seed)
-    images = (torch.rand(2, 3, 32, 32, generator=random) * 2 - 1) * 0.5
+    images = torch.randint(0, 256, (2, 32, 32, 3), generator=random, dtype=torch.uint8).permute(0, 3, 1, 2)
     images[..., :8, :], images[..., -8:, :], images[..., :8], images[..., -8:] = 0, 0, 0, 0
     levels = pyramid(images, sizes)
     assert [level.shape for level in levels] == [(2, 3, size, size) for size in sizes]
     for level in levels:
-        torch.testing.assert_close(level.mean((2, 3)), images.mean((2, 3)), atol=2e-3, rtol=0)
-        assert level.abs().max() <= 1
+        expected = images.float().mean((2, 3)) / 127.5 - 1
+        # lines and columns are each rounded to whole levels of 1 / 127.5
+        torch.testing.assert_close(level.mean((2, 3)), expected, atol=2 / 127.5, rtol=0)
+        assert level.abs().max() <= 1 and level.is_contiguous(memory_format=torch.channels_last)
 
 
 def test_a_pyramid_leaves_the_stored_size_untouched_and_constants_constant() -> None:
-    images = torch.full((1, 3, 16, 16), 0.25)
+    images = torch.full((1, 3, 16, 16), 51, dtype=torch.uint8)
     whole, half = pyramid(images, [16, 8])
-    assert whole is images
-    torch.testing.assert_close(half, torch.full((1, 3, 8, 8), 0.25))
+    torch.testing.assert_close(whole, torch.full((1, 3, 16, 16), -0.6))
+    torch.testing.assert_close(half, torch.full((1, 3, 8, 8), -0.6))
+
+
+def test_a_pyramid_is_that_of_pillow_within_one_level() -> None:
+    image = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
+    small = pyramid(torch.from_numpy(image).permute(2, 0, 1)[None], [32])[0]
+    expected = np.asarray(Image.fromarray(image).resize((32, 32), Image.Resampling.BILINEAR))
+    found = (small[0].permute(1, 2, 0) + 1) * 127.5
+    assert (found - torch.from_numpy(expected.copy())).abs().max() <= 1.01
+
+
+def test_a_batch_holds_its_images_at_smaller_sizes_too(store: Store) -> None:
+    feed = feed_of(store, smaller=(4, 2))
+    batch = next(feed.batches(0, torch.device("cpu")))
+    size = feed.settings.image_size
+    assert [tuple(level.shape[2:]) for level in (batch.images, *batch.smaller)] == [
+        (size, size),
+        (4, 4),
+        (2, 2),
+    ]
+    mean = batch.images.mean((1, 2, 3))
+    assert all((level.mean((1, 2, 3)) - mean).abs().max() < 0.1 for level in batch.smaller)

@@ -337,9 +337,8 @@ def test_a_crop_may_be_larger_than_the_image_that_is_fed(whole: Store) -> None:
     assert batch.images.shape == (2, 3, 8, 8)
     host = feed.batch(0)
     full = on_device(host, torch.device("cpu"), 16).images
-    assert torch.allclose(
-        batch.images, torch.nn.functional.interpolate(full, size=8, mode="bilinear", antialias=True)
-    )
+    scaled = torch.nn.functional.interpolate(full, size=8, mode="bilinear", antialias=True)
+    assert (batch.images - scaled).abs().max() < 1 / 127.5
     with pytest.raises(GanvasError, match="holds images of 20 px, but 32 px are asked for"):
         Feed(whole, "train", FeedSettings(batch_size=2, image_size=8, crop=32))
 

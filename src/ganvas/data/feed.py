@@ -3,14 +3,16 @@
 What a batch holds depends on nothing but the seed, the step and the rank, so a resumed run sees the batches
 of an undisturbed one, and ranks never share an image within an epoch. Bytes are gathered from the memory map
 by threads, a few steps ahead; cropping, flipping and scaling happen on the device, for the whole batch at
-once.
+once, or in the same threads where the device is the CPU.
 """
 
 from __future__ import annotations
 
+import time
 from collections import deque
-from collections.abc import Generator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Generator, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -20,6 +22,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ganvas.data.buffers import Buffers
 from ganvas.data.store import Store, caption_table
 from ganvas.errors import GanvasError
 
@@ -52,6 +55,8 @@ class FeedSettings:
     mismatch: Literal["class", "image"] = "class"
     """A mismatched pair comes from another class (images without one count as their own), or from any other
     image."""
+    smaller: tuple[int, ...] = ()
+    """Sides at which a batch holds its images too, pixels, as stacked systems see them."""
     wrong_images: bool = False
     """Gather the mismatched images too, not only their captions."""
     seed: int = 0
@@ -81,6 +86,8 @@ class FeedBatch:
     """``(B,)``: class numbers."""
     wrong_images: Tensor | None = None
     """As ``images``, where asked for."""
+    smaller: tuple[Tensor, ...] = ()
+    """``images`` at the smaller sizes asked for."""
     crops: Tensor
     """``(2, B, 2)``: top and left of the crops, of images and of wrong images."""
     flips: Tensor
@@ -110,6 +117,9 @@ class Feed:
                 f"{store.path}: holds images of {store.info.size} px, but {self._crop} px are asked"
                 f" for; prepare it with --size {self._crop}"
             )
+        # images of different shapes fit into no batch; of large ones, what is not needed stays on the disk
+        self._cuts = store.info.whole or self._crop >= _LARGE
+        self._buffers = Buffers()
         self.rows = store.rows(split)
         self.captions, starts = caption_table([store.captions[row] for row in self.rows])
         self._first, self._count = starts[:-1], np.diff(starts)
@@ -139,7 +149,7 @@ class Feed:
         flips = rng.random((2, s.batch_size)) < s.flip
         images = self._gather(index, crops[0])
         wrong_images = self._gather(wrong, crops[1]) if s.wrong_images else None
-        if self.store.info.whole:  # cut already, see _gather
+        if self._cuts:  # done, then
             crops = np.zeros_like(crops)
         return FeedBatch(
             images=images,
@@ -154,18 +164,25 @@ class Feed:
         )
 
     def batches(self, first_step: int, device: torch.device) -> Generator[FeedBatch, None, None]:
-        """Batches from ``first_step`` on, for ever, on ``device``, gathered ahead by threads."""
-        pool = ThreadPoolExecutor(self.settings.num_threads, thread_name_prefix="feed")
-        waiting: deque[Future[FeedBatch]] = deque()
-        step = first_step
-        try:
+        """Batches from ``first_step`` on, for ever, on ``device``, made ahead by threads."""
+        on_cpu = device.type == "cpu"
+        with _threads(self.settings.num_threads) as pool:
+            make = self._ready if on_cpu else self.batch
+            waiting: deque[Future[FeedBatch]] = deque()
+            step = first_step
             while True:
                 while len(waiting) <= self.settings.ahead:
-                    waiting.append(pool.submit(self.batch, step))
+                    waiting.append(pool.submit(make, step))
                     step += 1
-                yield on_device(waiting.popleft().result(), device, self._crop, self.settings.image_size)
-        finally:
-            pool.shutdown(wait=True, cancel_futures=True)
+                batch = waiting.popleft().result()
+                yield batch if on_cpu else self._moved(batch, device)
+
+    def _ready(self, step: int) -> FeedBatch:
+        return self._moved(self.batch(step), torch.device("cpu"))
+
+    def _moved(self, batch: FeedBatch, device: torch.device) -> FeedBatch:
+        s = self.settings
+        return on_device(batch, device, self._crop, s.image_size, s.smaller, self._buffers)
 
     def _epoch_slice(self, step: int) -> Indices:
         """Positions of this rank's share of the step, from one permutation an epoch."""
@@ -210,20 +227,36 @@ class Feed:
         return self.store.images.shapes[self.rows[np.stack([index, wrong])]] - self._crop
 
     def _gather(self, index: Indices, corners: Indices) -> Tensor:
-        """Images of the positions ``index``, uint8 ``(B, S, S, 3)``.
-
-        Images of different shapes fit into no batch, so of these the crops at ``corners`` are gathered.
+        """Images of the positions ``index``, uint8 ``(B, S, S, 3)``; where they are cut, the crops at
+        ``corners``.
         """
-        info = self.store.info
-        side = self._crop if info.whole else info.size
-        images = torch.empty(
-            len(index), side, side, 3, dtype=torch.uint8, pin_memory=torch.cuda.is_available()
-        )
-        if info.whole:
+        side = self._crop if self._cuts else self.store.info.size
+        images = self._host_memory((len(index), side, side, 3))
+        if self._cuts:
             self.store.images.take_crops(self.rows[index], corners, images.numpy())
         else:
             self.store.images.take(self.rows[index], images.numpy())
         return images
+
+    def _host_memory(self, shape: tuple[int, ...]) -> Tensor:
+        if torch.cuda.is_available():
+            return torch.empty(shape, dtype=torch.uint8, pin_memory=True)  # which PyTorch keeps for the next
+        return self._buffers.take(shape, np.uint8)
+
+
+@contextmanager
+def _threads(num: int) -> Iterator[ThreadPoolExecutor]:
+    """Threads that compute with one core each, so that they do not stand in each other's way."""
+    before = torch.get_num_threads()
+    pool = ThreadPoolExecutor(
+        num, thread_name_prefix="feed", initializer=torch.set_num_threads, initargs=(1,)
+    )
+    try:
+        wait([pool.submit(time.sleep, 0.001) for _ in range(num)])  # starts them all
+        torch.set_num_threads(before)  # of threads to come; what a thread has set for itself stays
+        yield pool
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
 
 
 class _Others:
@@ -259,14 +292,23 @@ def _class_numbers(labels: Sequence[str | None]) -> Indices:
     return np.asarray(numbers, dtype=np.int64)
 
 
-def on_device(batch: FeedBatch, device: torch.device, crop: int, image_size: int | None = None) -> FeedBatch:
-    """A host batch moved to ``device`` with its images cropped, flipped and brought to [-1, 1].
+def on_device(
+    batch: FeedBatch,
+    device: torch.device,
+    crop: int,
+    image_size: int | None = None,
+    smaller: Sequence[int] = (),
+    buffers: Buffers | None = None,
+) -> FeedBatch:
+    """A host batch moved to ``device`` with its images cropped, flipped, scaled and brought to [-1, 1].
 
     Args:
         batch: as ``Feed.batch`` makes it.
         device: where to.
         crop: side of the crops, pixels.
         image_size: what they are scaled to; by default they keep their size.
+        smaller: further sides of the images.
+        buffers: memory to use again, on the CPU.
     """
     moved = {
         name: value.to(device, non_blocking=True)
@@ -274,15 +316,43 @@ def on_device(batch: FeedBatch, device: torch.device, crop: int, image_size: int
         if isinstance(value, Tensor)
     }
     crops, flips = moved["crops"], moved["flips"]
-    for place, name in enumerate(("images", "wrong_images")):
-        if name in moved:
-            cut = augment(moved[name], crops[place], flips[place], crop)
-            moved[name] = pyramid(cut, [image_size or crop])[0]
-    return replace(batch, **moved)
+    sizes = [image_size or crop, *smaller]
+    images, *small = _levels(moved["images"], crops[0], flips[0], crop, sizes, buffers)
+    wrong = moved.get("wrong_images")
+    if wrong is not None:
+        moved["wrong_images"] = _levels(wrong, crops[1], flips[1], crop, sizes[:1], buffers)[0]
+    moved["images"] = images
+    return replace(batch, smaller=tuple(small), **moved)
+
+
+def _levels(
+    images: Tensor, crops: Tensor, flips: Tensor, crop: int, sizes: Sequence[int], buffers: Buffers | None
+) -> list[Tensor]:
+    """Crops of uint8 images ``(B, S, S, 3)`` at several sizes, in [-1, 1]."""
+    if images.device.type != "cpu" or (crop < _LARGE and list(sizes) == [crop]):
+        return pyramid(cropped(images, crops, flips, crop), sizes)
+    memory = buffers or Buffers()
+    levels = [memory.take((len(images), size, size, 3), np.float32) for size in sizes]
+    for first in range(0, len(images), _FEW):  # so that what is done to them stays in a core's own memory
+        few = slice(first, first + _FEW)
+        cuts = _cut(images[few], crops[few].tolist(), flips[few].tolist(), crop)
+        for level, size in zip(levels, sizes, strict=True):
+            scaled = cuts if size == crop else _scaled(cuts.permute(0, 3, 1, 2), size).permute(0, 2, 3, 1)
+            level[few].copy_(scaled).div_(127.5).sub_(1)
+    return [level.permute(0, 3, 1, 2) for level in levels]
+
+
+def _cut(images: Tensor, crops: Sequence[Sequence[int]], flips: Sequence[bool], size: int) -> Tensor:
+    """Crops ``(B, size, size, 3)`` on the CPU."""
+    cuts = torch.empty(len(images), size, size, 3, dtype=torch.uint8)
+    for image, (top, left), flip, cut in zip(images, crops, flips, cuts, strict=True):
+        part = image[top : top + size, left : left + size]
+        cut.copy_(part.flip(1) if flip else part)
+    return cuts
 
 
 def augment(images: Tensor, crops: Tensor, flips: Tensor, size: int) -> Tensor:
-    """Crop, flip and scale a batch at once.
+    """Crop, flip and bring a batch to [-1, 1] at once.
 
     Args:
         images: uint8 ``(B, S, S, 3)``.
@@ -293,6 +363,11 @@ def augment(images: Tensor, crops: Tensor, flips: Tensor, size: int) -> Tensor:
     Returns:
         ``(B, 3, size, size)`` in [-1, 1], float32, channels_last in memory.
     """
+    return _to_unit(cropped(images, crops, flips, size))
+
+
+def cropped(images: Tensor, crops: Tensor, flips: Tensor, size: int) -> Tensor:
+    """As ``augment``, but uint8."""
     side = images.shape[1]
     span = torch.arange(size, device=images.device)
     columns = torch.where(flips[:, None], span.flip(0), span) + crops[:, 1:]  # (B, size)
@@ -300,19 +375,34 @@ def augment(images: Tensor, crops: Tensor, flips: Tensor, size: int) -> Tensor:
     pixels = (lines[:, :, None] * side + columns[:, None, :]).flatten()
     # one long list of pixels: several times faster on a CPU than an index for each dimension
     cut = images.flatten(0, 2).index_select(0, pixels).view(-1, size, size, 3)
-    return cut.permute(0, 3, 1, 2).float().div_(127.5).sub_(1)
+    return cut.permute(0, 3, 1, 2)
+
+
+_LARGE = 96  # from this side on, a CPU treats images in groups of _FEW
+_FEW = 4
 
 
 def pyramid(images: Tensor, sizes: Sequence[int]) -> list[Tensor]:
-    """Images at several sizes, by antialiased bilinear scaling.
+    """Images at several sizes, by antialiased bilinear scaling from levels to levels, as the papers' code
+    does.
 
     Args:
-        images: ``(B, 3, S, S)``.
+        images: uint8 ``(B, 3, S, S)``.
         sizes: sides in pixels, any order; S itself costs nothing.
+
+    Returns:
+        In [-1, 1], float32, channels_last in memory.
     """
-    return [
-        images
-        if size == images.shape[-1]
-        else F.interpolate(images, size=size, mode="bilinear", antialias=True)
-        for size in sizes
-    ]
+    return [_to_unit(images if size == images.shape[-1] else _scaled(images, size)) for size in sizes]
+
+
+def _scaled(images: Tensor, size: int) -> Tensor:
+    if images.device.type == "cpu":  # scales bytes at once, and five times as fast as floats
+        return F.interpolate(images, size=size, mode="bilinear", antialias=True)
+    scaled = F.interpolate(images.float(), size=size, mode="bilinear", antialias=True)
+    return scaled.round_().contiguous(memory_format=torch.channels_last)
+
+
+def _to_unit(images: Tensor) -> Tensor:
+    """Levels 0 to 255 to [-1, 1]."""
+    return images.float().div_(127.5).sub_(1)
