@@ -145,6 +145,20 @@ def test_an_array_of_python_2_is_read_though_its_elements_are_text(tmp_path: Pat
     assert load(scalar, tmp_path) == 2
 
 
+def test_an_array_that_cpickle_wrote_is_read_from_its_raw_bytes(tmp_path: Path) -> None:
+    # protocol 2 of Python 2: elements are a string with its length, not escaped, whatever bytes they are
+    elements = bytes(range(256)) * 4
+    content = (
+        b"\x80\x02cnumpy.core.multiarray\n_reconstruct\nq\x01cnumpy\nndarray\nq\x02K\x00\x85U\x01b\x87Rq\x03"
+        b"(K\x01K\x02K\x80\x86cnumpy\ndtype\nq\x04U\x02f4K\x00K\x01\x87Rq\x05"
+        b"(K\x03U\x01<NNNJ\xff\xff\xff\xffJ\xff\xff\xff\xffK\x00tb\x89"
+        b"T" + struct.pack("<i", len(elements)) + elements + b"tb."
+    )
+    loaded = load(content, tmp_path)
+    assert isinstance(loaded, np.ndarray) and loaded.dtype == np.float32 and loaded.shape == (2, 128)
+    assert loaded.tobytes() == elements
+
+
 @pytest.mark.skipif(not CUB.is_dir(), reason="needs shared/data/cub_metadata")
 @pytest.mark.parametrize(("split", "images", "classes"), [("train", 8855, 150), ("test", 2933, 50)])
 def test_the_official_lists_of_cub_are_read(split: str, images: int, classes: int) -> None:

@@ -101,7 +101,7 @@ class Oxford102Source(PhotoSource):
         captions = find_captions(options["captions"], folders, _CLASS_FOLDER, _bare)
         if captions is None:
             raise GanvasError(
-                f"{self.root}: no captions; looked for captions.pickle, and for text_c10 and text with folders"
+                f"{self.root}: no captions; looked for captions.pickle, and for text_c10 and text with"
                 " class_00001 and so on, here and one above; the option captions=FOLDER says where they are"
             )
         self._captions = captions
