@@ -160,7 +160,7 @@ def test_a_table_speaks_for_its_folder_and_text_files_for_the_others(tmp_path: P
         "train/a": "from the table",
     }
     assert reasons == {
-        "train/deep/b": "has no row in train/metadata.jsonl, which is read instead of its caption file"
+        "train/deep/b": "has no row of use in train/metadata.jsonl, which is read instead of its caption file"
     }
 
 

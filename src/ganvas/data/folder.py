@@ -154,7 +154,7 @@ class FolderSource(PhotoSource):
             text = listing.texts.get(_bare(path))
             if table := listing.governing(path):
                 instead = ", which is read instead of its caption file" if text else ""
-                yield LeftOut(names[path], f"has no row in {table}{instead}")
+                yield LeftOut(names[path], f"has no row of use in {table}{instead}")
             elif text is None:
                 yield LeftOut(names[path], "has no caption file beside it")
             else:
