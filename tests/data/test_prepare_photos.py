@@ -90,7 +90,7 @@ def test_any_number_of_workers_makes_the_same_store(tmp_path: Path, place: Path)
     assert store.ids == [str(number) for number in range(100) if number not in (7, 70)]
     assert all(abs(int(store.images[row][0, 0, 0]) - int(store.ids[row])) <= 1 for row in range(98))
     assert len({(tmp_path / str(w) / "rejected.csv").read_text() for w in (1, 2, 5)}) == 1
-    assert rejected(tmp_path / "2")["70"] == "no image file 70.jpg"
+    assert rejected(tmp_path / "2")["70"] == "no image file (70.jpg)"
 
 
 def test_preparing_leaves_the_number_of_threads_as_it_was(tmp_path: Path, place: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import re
 import sys
 import time
 from collections import Counter, deque
@@ -14,6 +15,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -96,7 +98,7 @@ def prepare(
         try:
             reasons = _fill(writer, source, size, workers or _cores(), console)
             if not allow_rejects:
-                _refuse_mostly_unusable(source, reasons, len(writer))
+                _refuse_mostly_unusable(source, reasons.images, len(writer))
             info = writer.finish(source.write_extras)
         except OSError as error:
             raise RunStopped(f"{path}: cannot write the data set ({error.strerror or error})") from None
@@ -146,14 +148,6 @@ _RESIZES = {
 
 def _say(console: Console, text: str) -> None:
     console.print(text, highlight=False, markup=False, soft_wrap=True)
-
-
-def _in_words(reasons: Counter[str]) -> str:
-    """How many things were left out, and why most of them were."""
-    if not reasons:
-        return ""
-    most = "; ".join(f"{count:,} {reason}" for reason, count in reasons.most_common(3))
-    return f", {reasons.total():,} left out ({most}{'; ...' if len(reasons) > 3 else ''}; see rejected.csv)"
 
 
 def _open(
@@ -234,10 +228,10 @@ def _cores() -> int:
     return len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
 
 
-def _fill(writer: StoreWriter, source: Source, size: int, workers: int, console: Console) -> Counter[str]:
-    """Add every image that can be used, and note what is left out: how often for which reason."""
+def _fill(writer: StoreWriter, source: Source, size: int, workers: int, console: Console) -> Reasons:
+    """Add every image that can be used, and note what is left out."""
     records = source.records()
-    reasons: Counter[str] = Counter()
+    reasons = Reasons(Counter(), Counter())
     kept = CAPTIONS.get(source.name) if "like" in source.options else None
     items = _usable(records, kept)
     with _bar(console) as bar:
@@ -255,11 +249,34 @@ def _fill(writer: StoreWriter, source: Source, size: int, workers: int, console:
                 writer.reject_image(item.id, pixels)
             else:
                 writer.add(item, pixels)
+            within = isinstance(item, LeftOut) and item.within
             if isinstance(reason, str):
-                reasons[reason] += 1
-            if not (isinstance(item, LeftOut) and item.within):
+                (reasons.parts if within else reasons.images)[_kind(reason)] += 1
+            if not within:
                 bar.advance(task)
     return reasons
+
+
+class Reasons(NamedTuple):
+    """How often things were left out for which reason."""
+
+    images: Counter[str]
+    parts: Counter[str]
+    """Captions and other parts of images that may have been kept."""
+
+
+def _kind(reason: str) -> str:
+    """A reason without what it says of the single case."""
+    return re.split(r"[:(]", reason, maxsplit=1)[0].strip()
+
+
+def _in_words(reasons: Reasons) -> str:
+    """How many things were left out, and why most of them were."""
+    both = reasons.images + reasons.parts
+    if not both:
+        return ""
+    most = "; ".join(f"{count:,} {reason}" for reason, count in both.most_common(3))
+    return f", {both.total():,} left out ({most}{'; ...' if len(both) > 3 else ''}; see rejected.csv)"
 
 
 def _refuse_mostly_unusable(source: Source, reasons: Counter[str], num_stored: int) -> None:

@@ -123,9 +123,9 @@ class PhotoSource(Source):
         try:
             return path.read_bytes()
         except FileNotFoundError:
-            raise Rejected(f"no image file {record.image}") from None
+            raise Rejected(f"no image file ({record.image})") from None
         except OSError as error:
-            raise Rejected(f"{record.image}: cannot be read ({error.strerror})") from None
+            raise Rejected(f"cannot be read ({record.image}: {error.strerror})") from None
 
     def load(self, record: Record, size: int) -> npt.NDArray[np.uint8]:
         """The image at its size."""
