@@ -25,7 +25,8 @@ import torch
 from torch import Tensor
 
 from ganvas.data.archives import Sample
-from ganvas.data.feed import cropped, pyramid
+from ganvas.data.feed import pyramid
+from ganvas.data.pixels import Pixels
 from ganvas.data.stream_index import ShardStream
 from ganvas.data.webdataset import Unusable
 from ganvas.errors import GanvasError
@@ -246,28 +247,32 @@ class StreamFeed:
 
     def _start(self, step: int, block: Block, within: int, pool: ThreadPoolExecutor) -> _Started:
         """Begin to decode a batch."""
-        s, side = self.settings, self.stream.info.size
+        s = self.settings
         rng = np.random.default_rng([_STEP, s.seed, step, s.rank])
-        spare = side - self.crop
-        images = torch.empty(
-            s.batch_size, side, side, 3, dtype=torch.uint8, pin_memory=torch.cuda.is_available()
-        )
         choices = rng.random(s.batch_size)
-        first = within * s.batch_size
+        corners = rng.integers(0, self.stream.info.size - self.crop + 1, (s.batch_size, 2))
+        flips = rng.random(s.batch_size) < s.flip
+        images = torch.empty(
+            s.batch_size, self.crop, self.crop, 3, dtype=torch.uint8, pin_memory=torch.cuda.is_available()
+        )
+        pixels, first = images.numpy(), within * s.batch_size
+
+        def fill(i: int) -> tuple[str, str]:
+            name, captions, image = self._decode(block, first + i)
+            top, left = corners[i]
+            cut = image[top : top + self.crop, left : left + self.crop]
+            pixels[i] = cut[:, ::-1] if flips[i] else cut
+            return name, captions[int(choices[i] * len(captions))]
+
         return _Started(
             feed=self,
             images=images,
-            futures=[
-                pool.submit(self._decode, block, first + i, images[i], float(choices[i]))
-                for i in range(s.batch_size)
-            ],
-            crops=torch.from_numpy(rng.integers(0, spare + 1, (s.batch_size, 2))),
-            flips=torch.from_numpy(rng.random(s.batch_size) < s.flip),
+            futures=[pool.submit(fill, i) for i in range(s.batch_size)],
             first_label=(step * s.num_ranks + s.rank) * s.batch_size,
         )
 
-    def _decode(self, block: Block, place: int, into: Tensor, choice: float) -> tuple[str, str]:
-        """Pixels of a sample, or of the next in its block that can be used; its name and one caption."""
+    def _decode(self, block: Block, place: int) -> tuple[str, list[str], Pixels]:
+        """A sample, or the next in its block that can be used: its name, captions and pixels."""
         for number in range(len(block)):
             name, sample = block[(place + number) % len(block)]
             try:
@@ -275,8 +280,7 @@ class StreamFeed:
             except Unusable as reason:
                 self._say_once(name, str(reason))
                 continue
-            into.numpy()[:] = pixels
-            return name, captions[int(choice * len(captions))]
+            return name, captions, pixels
         raise GanvasError(f"{block[0][0]}: none of the {len(block):,} samples around it can be used")
 
     def _say_once(self, name: str, reason: str) -> None:
@@ -292,17 +296,14 @@ class _Started:
     feed: StreamFeed
     images: Tensor
     futures: Sequence[Future[tuple[str, str]]]
-    crops: Tensor
-    flips: Tensor
     first_label: int
 
     def result(self, device: torch.device) -> StreamBatch:
         """The batch, when all of it is there."""
         found = [future.result() for future in self.futures]
         s = self.feed.settings
-        crops, flips = (each.to(device, non_blocking=True) for each in (self.crops, self.flips))
-        cut = cropped(self.images.to(device, non_blocking=True), crops, flips, self.feed.crop)
-        images = pyramid(cut, [s.image_size])[0]
+        images = self.images.to(device, non_blocking=True).permute(0, 3, 1, 2)
+        images = pyramid(images, [s.image_size])[0]
         texts = [text for _, text in found]
         return StreamBatch(
             images=images,
