@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import string
 from pathlib import Path
 from typing import Any
@@ -15,12 +16,13 @@ from hypothesis import strategies as st
 from tiny_runs import SMALL_SYSTEM, tiny_tree, write_store
 
 from ganvas.data.feed import Feed, FeedSettings, on_device
+from ganvas.data.store import Store
 from ganvas.errors import GanvasError
 from ganvas.pipeline import build_system
 from ganvas.recipe import Recipe, list_recipes, load_recipe, resolve
 from ganvas.systems import list_systems
 from ganvas.systems.base import Batch
-from ganvas.training.run import read_recipe
+from ganvas.training.run import read_recipe, recipe_store, text_material
 
 REDUCED = {
     "gan-int-cls": SMALL_SYSTEM,
@@ -353,3 +355,70 @@ def test_another_text_encoder_drops_the_settings_of_the_one_before() -> None:
     assert recipe.text.features == 64
     same = load_recipe(DEMO, ["text.encoder=char-cnn-rnn"])
     assert same == load_recipe(DEMO)
+
+
+# --- like a paper
+
+
+def test_like_a_paper_fills_in_what_the_recipe_leaves_open() -> None:
+    tree = {
+        "system": "gan-int-cls",
+        "data": {"set": "coco", "like": "attngan", "image_size": 256, "flip": 0.25},
+        "text": {"encoder": "bilstm", "num_words": 20},
+        "training": {"images": {"gan": 10}},
+    }
+    recipe = resolve(tree)
+    assert (recipe.data.stored_size, recipe.data.flip, recipe.data.mismatch) == (304, 0.25, "image")
+    text = recipe.text
+    assert (text.num_words, text.vocabulary, text.word_rule, text.unknown, text.word_choice) == (
+        *(20, "all", "attngan", "drop", "random"),
+    )
+    assert resolve(yaml.safe_load(recipe.to_yaml())) == recipe
+
+
+@pytest.mark.parametrize(
+    ("data_set", "captions", "replacement", "mismatch", "balanced"),
+    [("cub", 4, True, "class", True), ("coco", 3, False, "image", False)],
+)
+def test_reed_averages_captions_as_each_data_set_has_them(
+    data_set: str, captions: int, replacement: bool, mismatch: str, balanced: bool
+) -> None:
+    data = load_recipe(f"gan-int-cls-{data_set}").data
+    found = (data.captions, data.replacement, data.mismatch, data.balanced, data.stored_size)
+    assert found == (captions, replacement, mismatch, balanced, 76)
+
+
+def test_an_unknown_paper_is_told() -> None:
+    assert "did you mean 'attngan'" in said(DEMO, "data.like=atngan")
+    assert "data.like" in said(DEMO, "data.like=3")
+
+
+def test_data_that_were_not_prepared_like_the_paper_are_refused(tmp_path: Path) -> None:
+    write_store(tmp_path / "data", size=76)
+    recipe = load_recipe("gan-int-cls-cub")
+    with pytest.raises(GanvasError, match=r"is not prepared like a paper.*--size 64 --like reed"):
+        recipe_store(recipe, tmp_path / "data")
+    with pytest.raises(GanvasError, match="ganvas data prepare cub SOURCE --out DIR --size 64 --like reed"):
+        recipe_store(recipe, None)
+
+
+def test_an_imported_vocabulary_is_used_and_asked_for_where_there_is_none(tmp_path: Path) -> None:
+    store = write_store(tmp_path / "data")
+    recipe = load_recipe("retriever-emoji", ["text.vocabulary=imported", "text.word_rule=attngan"])
+    with pytest.raises(GanvasError, match=r"text\.vocabulary=imported"):
+        text_material(recipe, store)
+    words = {"<end>": 0, "ball": 1, "a": 2, "red": 3}
+    (tmp_path / "data" / "vocabulary.json").write_text(json.dumps(words))
+    encoder = build_system(recipe, **text_material(recipe, Store(tmp_path / "data"))).text_encoder
+    assert encoder.tokenize(["a red hat, a ball"]).tolist() == [[2, 3, 2, 1]]
+    both = load_recipe("retriever-emoji", ["text.vocabulary=all"])
+    assert len(text_material(both, store)["captions"]) == 40
+    assert len(text_material(load_recipe("retriever-emoji"), store)["captions"]) == 28
+
+
+@pytest.mark.parametrize("text", ["[]", '{"a": 1}', '{"a": 0, "b": 2}', '{"a": "0"}', "{"])
+def test_a_damaged_vocabulary_is_one_line(tmp_path: Path, text: str) -> None:
+    write_store(tmp_path / "data")
+    (tmp_path / "data" / "vocabulary.json").write_text(text)
+    with pytest.raises(GanvasError, match=r"damaged \(vocabulary.json"):
+        _ = Store(tmp_path / "data").vocabulary

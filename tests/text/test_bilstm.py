@@ -61,3 +61,27 @@ def test_dropout_acts_on_embedded_words_in_training_only():
     assert model.encode(CAPTIONS).sentence.equal(model.encode(CAPTIONS).sentence)
     model.train()
     assert not model.encode(CAPTIONS).sentence.equal(model.encode(CAPTIONS).sentence)
+
+
+def test_words_of_a_longer_caption_are_drawn_in_training_and_the_first_ones_read_otherwise():
+    model = encoder(num_words=3, word_choice="random", dropout=0.0)
+    tokens = model.tokenize(CAPTIONS)
+    assert tokens.shape == (4, 7)
+    first = build_first(tokens)
+    assert torch.equal(model(tokens).words, model(first).words)
+    assert model(tokens).mask.sum(dim=1).tolist() == [3, 1, 3, 1]
+    model.train()
+    seen = set()
+    for seed in range(60):
+        torch.manual_seed(seed)
+        chosen = model._chosen(tokens)
+        assert chosen[1].tolist() == tokens[1, :3].tolist() and chosen[2].tolist() == tokens[2, :3].tolist()
+        places = tokens[0].tolist()
+        rest = iter(places)
+        assert all(word in rest for word in chosen[0].tolist())  # in their order
+        seen.add(tuple(chosen[0].tolist()))
+    assert len(seen) > 20  # of 35
+
+
+def build_first(tokens):
+    return tokens[:, :3]

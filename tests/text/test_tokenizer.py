@@ -164,3 +164,30 @@ def test_an_impossible_caption_is_refused_in_one_line_that_names_it(caption, pro
         check_caption(caption, "caption 3")
     assert str(caught.value).startswith(f"caption 3: {problem}")
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("caption", "expected"),
+    [
+        ("A Bird's wing, 3 times!", ["a", "bird", "s", "wing", "3", "times"]),
+        ("caf\u00e9 na\u00efve", ["caf", "nave"]),
+        ("bird\u2014white", ["bird", "white"]),
+        ("a\ufffd\ufffdbird", ["a", "bird"]),
+        ("\u9e1f red", ["red"]),
+    ],
+)
+def test_the_rule_of_attngan_keeps_what_is_ascii_of_each_word(caption, expected):
+    assert words(trained([caption], rule="attngan", unknown="drop"), caption) == expected
+
+
+def test_unknown_words_are_dropped_where_asked_and_known_ones_count_from_one():
+    tokenizer = trained(["a red bird"], unknown="drop")
+    assert json.loads(tokenizer.save())["model"]["vocab"] == {"[PAD]": 0, "a": 1, "bird": 2, "red": 3}
+    assert tokenizer(["a blue bird", "blue"]).tolist() == [[1, 2], [0, 0]]
+
+
+def test_an_imported_vocabulary_keeps_its_numbers():
+    vocabulary = {"<end>": 0, "wing": 3, "bird": 1, "a": 2}
+    tokenizer = WordTokenizer.load(WordTokenizer.from_vocabulary(vocabulary, 5).save(), 5)
+    assert tokenizer(["A bird, a blue WING"]).tolist() == [[2, 1, 2, 3]]
+    assert len(tokenizer) == 4
