@@ -38,13 +38,16 @@ def write_sentences(
         names: the images of each split.
         captions: the captions of an image before they were cleaned.
         folder: that of the store.
+
+    Raises:
+        GanvasError: a pickle is damaged, or asks for more than data.
     """
     if names is None or not any((place / split / VECTORS).is_file() for split in names):
         return
     target = folder / "sentences.npy"
     try:
         _write_sentences(place, names, captions, folder, target)
-    except (GanvasError, Rejected) as reason:
+    except Rejected as reason:
         target.unlink(missing_ok=True)
         _log.warning("no sentences.npy: %s", reason)
 
@@ -86,6 +89,8 @@ def _new_rows(target: Path, shape: tuple[int, int]) -> np.memmap[Any, Any]:
 
 
 def _read_vectors(path: Path, count: int) -> list[np.ndarray[Any, Any]]:
+    if not path.is_file():
+        raise Rejected(f"no file {path}")
     content = load_pickle(path, _MAX_BYTES)
     if isinstance(content, np.ndarray) and content.ndim == 3:
         content = list(content)
