@@ -603,6 +603,17 @@ def test_a_folder_is_prepared_with_what_is_wrong_beside_it(tmp_path: Path) -> No
     assert set(left_out) == {"3", "more.txt"}
 
 
+def test_the_table_in_the_docs_is_read_as_the_docs_say(tmp_path: Path) -> None:
+    page = Path(__file__).parents[2] / "docs" / "your-pictures.md"
+    (table,) = re.findall(r"```\n(file_name,.*?)```", page.read_text(encoding="utf-8"), re.DOTALL)
+    save(tmp_path, "cat.jpg", "garden/roses.png")
+    write(tmp_path / "metadata.csv", table)
+    records, reasons = read(tmp_path)
+    assert not reasons
+    assert records["cat"].captions == ("a grey cat on a red sofa", "a cat, fast asleep")
+    assert [record.label for record in records.values()] == ["cat", "flower"]
+
+
 def test_the_reader_is_registered(tmp_path: Path) -> None:
     many(tmp_path, 1)
     assert isinstance(open_source("folder", Request(place=str(tmp_path))), FolderSource)

@@ -13,7 +13,6 @@ import pyarrow.parquet as pq
 from ganvas.data.captions import clean
 from ganvas.data.pickles import load_pickle
 from ganvas.data.source import Rejected
-from ganvas.errors import GanvasError
 
 VECTORS = "char-CNN-RNN-embeddings.pickle"
 """In ``train`` and ``test``: for each image of ``filenames.pickle`` an array, with a row for each caption."""
