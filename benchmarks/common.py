@@ -102,14 +102,20 @@ def make_bench(recipe: Recipe, device: torch.device) -> Bench:
 
 
 def interleave(
-    sides: Mapping[str, Callable[[], None]], *, rounds: int, warmup: int, device: torch.device
+    sides: Mapping[str, Callable[[], None]],
+    *,
+    rounds: int,
+    warmup: int,
+    device: torch.device,
+    pause: float = 0.0,
 ) -> dict[str, list[float]]:
     """Seconds that each side takes, one figure a round; sides take turns, so that the machine's moods hit all
-    alike.
+    alike. A pause of some seconds before each lets workers of another side come to rest.
     """
     seconds: dict[str, list[float]] = {name: [] for name in sides}
     for number in range(warmup + rounds):
         for name, work in sides.items():
+            time.sleep(pause)
             synchronize(device)
             began = time.perf_counter()
             work()

@@ -333,7 +333,7 @@ def test_augmenting_a_batch_is_augmenting_its_images_one_by_one(
     got = augment(*map(torch.from_numpy, (images, crops, flips)), size)
     for image, (top, left), flip, result in zip(images, crops, flips, got, strict=True):
         cut = image[top : top + size, left : left + size]
-        want = (cut[:, ::-1] if flip else cut).astype(np.float32) / np.float32(127.5) - 1
+        want = (cut[:, ::-1] if flip else cut).astype(np.float32) * np.float32(1 / 127.5) - 1
         np.testing.assert_array_equal(result.permute(1, 2, 0).numpy(), want)
 
 

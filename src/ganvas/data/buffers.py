@@ -16,7 +16,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-_KEPT = 16
+_KEPT = 64
 _probe = [np.empty(1)]
 _ALONE = sys.getrefcount(_probe[0])  # of an array that nothing but a list holds, as this Python counts
 

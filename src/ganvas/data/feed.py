@@ -248,15 +248,18 @@ class Feed:
 def _threads(num: int) -> Iterator[ThreadPoolExecutor]:
     """Threads that compute with one core each, so that they do not stand in each other's way."""
     before = torch.get_num_threads()
-    pool = ThreadPoolExecutor(
-        num, thread_name_prefix="feed", initializer=torch.set_num_threads, initargs=(1,)
-    )
+    pool = ThreadPoolExecutor(num, thread_name_prefix="feed", initializer=_compute_alone)
     try:
         wait([pool.submit(time.sleep, 0.001) for _ in range(num)])  # starts them all
         torch.set_num_threads(before)  # of threads to come; what a thread has set for itself stays
         yield pool
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _compute_alone() -> None:
+    torch.get_num_threads()  # or the first operation of this thread would take over what the program has set
+    torch.set_num_threads(1)
 
 
 class _Others:
@@ -333,18 +336,19 @@ def _levels(
         return pyramid(cropped(images, crops, flips, crop), sizes)
     memory = buffers or Buffers()
     levels = [memory.take((len(images), size, size, 3), np.float32) for size in sizes]
+    scratch = memory.take((_FEW, crop, crop, 3), np.uint8)
     for first in range(0, len(images), _FEW):  # so that what is done to them stays in a core's own memory
         few = slice(first, first + _FEW)
-        cuts = _cut(images[few], crops[few].tolist(), flips[few].tolist(), crop)
+        cuts = _cut(images[few], crops[few].tolist(), flips[few].tolist(), scratch)
         for level, size in zip(levels, sizes, strict=True):
             scaled = cuts if size == crop else _scaled(cuts.permute(0, 3, 1, 2), size).permute(0, 2, 3, 1)
-            level[few].copy_(scaled).div_(127.5).sub_(1)
+            level[few].copy_(scaled).mul_(_LEVEL).sub_(1)
     return [level.permute(0, 3, 1, 2) for level in levels]
 
 
-def _cut(images: Tensor, crops: Sequence[Sequence[int]], flips: Sequence[bool], size: int) -> Tensor:
-    """Crops ``(B, size, size, 3)`` on the CPU."""
-    cuts = torch.empty(len(images), size, size, 3, dtype=torch.uint8)
+def _cut(images: Tensor, crops: Sequence[Sequence[int]], flips: Sequence[bool], into: Tensor) -> Tensor:
+    """Crops of the size of those in ``into``, in the first of its rows."""
+    cuts, size = into[: len(images)], into.shape[1]
     for image, (top, left), flip, cut in zip(images, crops, flips, cuts, strict=True):
         part = image[top : top + size, left : left + size]
         cut.copy_(part.flip(1) if flip else part)
@@ -405,4 +409,7 @@ def _scaled(images: Tensor, size: int) -> Tensor:
 
 def _to_unit(images: Tensor) -> Tensor:
     """Levels 0 to 255 to [-1, 1]."""
-    return images.float().div_(127.5).sub_(1)
+    return images.float().mul_(_LEVEL).sub_(1)
+
+
+_LEVEL = 1 / 127.5
