@@ -142,3 +142,15 @@ def test_sides_take_turns_and_the_first_rounds_only_warm_up(common: ModuleType) 
 def test_a_ratio_is_of_medians_and_carries_the_extremes_of_its_rounds(common: ModuleType) -> None:
     found = common.ratio([4.0, 6.0, 100.0], [2.0, 2.0, 4.0])
     assert found == {"of_medians": 3.0, "lowest_round": 2.0, "highest_round": 25.0}
+
+
+def test_the_photos_benchmark_prepares_and_feeds_beside_its_peers(tmp_path: Path) -> None:
+    small = ["--count", "4", "--batch", "2", "--repeat", "1", "--batches", "1"]
+    result = result_of(tmp_path / "photos.json", "photos.py", *small)
+    for part in ("preparing", "preparing large photos"):
+        for name in ("Pillow to PNG", "Pillow to JPEG", "Pillow, decoding alone"):
+            assert medians_explain_ratio(result[part], f"ganvas over {name}", name, "ganvas")
+    assert result["preparing large photos"]["pixels"] == [2560, 1920]
+    feeding, peer = result["feeding"], "DataLoader 2 workers"
+    assert medians_explain_ratio(feeding, f"feed over {peer}", peer, "feed")
+    assert (feeding["sizes"], feeding["batch"]) == ([64, 128, 256], 2)

@@ -236,12 +236,12 @@ def data_prepare(
     from ganvas.data.prepare import prepare, read_options, read_resize
 
     options = read_options([*(option or []), *([f"language={language}"] if language else [])])
-    folder = out or Path("data") / "-".join([name, str(size), *options.values()])
-    if name == "webdataset" and options.get("stream") == "yes" and source is not None and like is None:
-        from ganvas.data.indexing import index_shards
-        from ganvas.data.stream_index import reading_of
+    parts = [name, str(size), *([like] if like else []), *([language] if language else [])]
+    folder = out or Path("data") / "-".join(parts)
+    if name == "webdataset" and options.get("stream", "no") != "no":
+        from ganvas.data.indexing import index_as_asked
 
-        index_shards(source, folder, reading_of(options, size=size, fit=read_resize(resize)), force=force)
+        index_as_asked(source, folder, options, size=size, fit=read_resize(resize), like=like, force=force)
         print(folder)
         return
     prepare(
@@ -268,10 +268,9 @@ def data_show(
     seed: Annotated[int, typer.Option(help="Which images.", min=0)] = 0,
 ) -> None:
     """Write a contact sheet of a prepared data set, with captions."""
-    from ganvas.data.show import show
-    from ganvas.data.store import Store
+    from ganvas.data.show import look_into, show
 
-    print(show(Store(folder), out, split=split, count=count, seed=seed))
+    print(show(look_into(folder).store, out, split=split, count=count, seed=seed))
 
 
 @data_app.command("inspect")
@@ -281,10 +280,10 @@ def data_inspect(
     """Print counts, vocabulary, caption lengths and splits of a prepared data set."""
     from rich.console import Console
 
-    from ganvas.data.show import inspect
-    from ganvas.data.store import Store
+    from ganvas.data.show import inspect, look_into
 
-    Console().print(inspect(Store(folder)))
+    found = look_into(folder)
+    Console().print(*found.remarks, inspect(found.store), sep="\n")
 
 
 if __name__ == "__main__":

@@ -94,6 +94,32 @@ def test_the_command_line_trains_from_shards_and_draws_samples(
     assert again.status == 0 and "is trained already" in again.err
 
 
+def test_a_stream_is_looked_at_through_its_preview(
+    stream: ShardStream, tmp_path: Path, ganvas: Callable[..., Called]
+) -> None:
+    done = ganvas("data", "show", stream.path, "--count", "4", "--out", "sheet.png")
+    assert done.status == 0 and (tmp_path / "sheet.png").is_file()
+    done = ganvas("data", "inspect", stream.path)
+    assert done.status == 0 and f"A stream of {len(stream):,} samples in {len(stream.counts)}" in done.out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "why"),
+    [
+        (["--option", "stream=yes"], "say where it lies"),
+        (["shards", "--option", "stream=maybe"], "option stream=maybe: give yes or no"),
+        (["shards", "--option", "stream=yes", "--like", "reed"], "prepare them without stream=yes"),
+        (["shards", "--option", "stream=yes", "--option", "lane=2"], "did you mean 'lanes'"),
+    ],
+)
+def test_what_cannot_be_indexed_is_one_line(
+    arguments: list[str], why: str, ganvas: Callable[..., Called], tmp_path: Path
+) -> None:
+    done = ganvas("data", "prepare", "webdataset", *arguments, "--out", "data")
+    assert done.status == 2 and why in done.err and done.err.count("\n") == 1
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_run_refuses_shards_that_are_read_otherwise(stream: ShardStream, tmp_path: Path) -> None:
     recipe = tiny_recipe(images={"text": 4})
     train(recipe, stream, tmp_path / "run")

@@ -16,6 +16,7 @@ import numpy as np
 
 from ganvas.data.archives import Sample, Tar, samples
 from ganvas.data.captions import clean
+from ganvas.data.pixels import Fit
 from ganvas.data.shards import (
     filesystem,
     is_address,
@@ -34,6 +35,7 @@ from ganvas.data.stream_index import (
     check_reading,
     holds_stream,
     read_info,
+    reading_of,
     usable,
 )
 from ganvas.data.webdataset import Parts, Unusable
@@ -46,6 +48,30 @@ NUM_PREVIEWS = 64
 """Images that are."""
 _MAX_STATS_BYTES = 16 << 20
 _AT_ONCE = 16  # shards
+
+
+def index_as_asked(
+    place: str | None,
+    out: str | os.PathLike[str],
+    options: Mapping[str, str],
+    *,
+    size: int,
+    fit: Fit | None = None,
+    like: str | None = None,
+    force: bool = False,
+) -> StreamInfo:
+    """What ``ganvas data prepare webdataset --option stream=yes`` does; see ``index_shards``.
+
+    Raises:
+        GanvasError: no place, an option that there is not, or the preparation of a paper.
+    """
+    if options["stream"] != "yes":
+        raise GanvasError(f"data set 'webdataset': option stream={options['stream']}: give yes or no")
+    if place is None:
+        raise GanvasError("data set 'webdataset': say where it lies: ganvas data prepare webdataset SHARDS")
+    if like is not None:
+        raise GanvasError(f"--like {like}: shards are streamed as they are; prepare them without stream=yes")
+    return index_shards(place, out, reading_of(options, size=size, fit=fit), force=force)
 
 
 def index_shards(

@@ -7,6 +7,7 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from rich.console import Group
@@ -14,6 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from ganvas.data.store import Store, StoreInfo
+from ganvas.data.stream_index import ShardStream, holds_stream
 from ganvas.errors import GanvasError
 
 _WORD = re.compile(r"[\u3040-\u30ff\u3400-\u9fff]|[^\W\u3040-\u30ff\u3400-\u9fff]+(?:['’-]\w+)*")
@@ -25,6 +27,27 @@ _MOST_IMAGES = 500
 def words(caption: str) -> list[str]:
     """The words of a caption in lower case; the characters of Chinese and Japanese, which write no spaces."""
     return _WORD.findall(caption.lower())
+
+
+class Found(NamedTuple):
+    """A prepared data set to look at."""
+
+    store: Store
+    remarks: tuple[str, ...] = ()
+    """What else there is to say about it."""
+
+
+def look_into(folder: Path) -> Found:
+    """The prepared data set in a folder; where shards are streamed, the few images that are shown of them.
+
+    Raises:
+        GanvasError: there is none, or it is damaged.
+    """
+    if not holds_stream(folder):
+        return Found(Store(folder))
+    stream = ShardStream(folder)
+    total = f"{len(stream):,} samples in {len(stream.counts):,} shards under {stream.info.root}"
+    return Found(stream.preview, (f"A stream of {total}. What follows is a sample of it.",))
 
 
 def show(
