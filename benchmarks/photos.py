@@ -3,7 +3,7 @@ decodes each image anew.
 
 Preparing: one thread does everything (so the figures are per core), from JPEG files in a folder to a store at
 256 px, once with photos of COCO's size and once with photos sixteen times as large. The peer opens, decodes,
-resizes and saves each image as Pillow's documentation shows it: as PNG (lossless, like the store), and as JPEG.
+resizes and saves each image as Pillow's documentation shows it: as PNG (lossless like the store), or as JPEG.
 
 Feeding: AttnGAN's three sizes at batch 20 on two cores. The peer does what the official code does for each
 image: open, decode, scale the shorter side to 304, crop, flip, scale to each size, to tensors in [-1, 1].
@@ -21,13 +21,13 @@ from typing import Any
 
 import numpy as np
 import torch
+from common import RESULTS, interleave, machine, parser, ratio, run_script, summary, write_result
 from PIL import Image
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, RandomSampler
 
-from common import RESULTS, interleave, machine, parser, ratio, run_script, summary, write_result
 from ganvas.data.feed import Feed, FeedSettings
 from ganvas.data.prepare import prepare
 from ganvas.data.store import Store

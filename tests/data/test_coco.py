@@ -315,7 +315,7 @@ def test_what_is_not_there_is_reported_and_the_rest_is_prepared(one_val_set: Mak
     assert Store(out).ids == ["1"]
     assert rejected == {
         "2": "no caption",
-        "50": "no image file val2017/000000000050.jpg",
+        "50": "no image file (val2017/000000000050.jpg)",
         "val2017/000000000003.jpg": "no caption: not in the annotations",
     }
 
