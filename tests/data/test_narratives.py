@@ -235,7 +235,7 @@ def test_a_missing_picture_is_rejected_and_named(tmp_path: Path) -> None:
     prepare("narratives", out, place=str(tmp_path), size=16, workers=1, progress=False)
     with (out / "rejected.csv").open(encoding="utf-8", newline="") as file:
         assert [(row["id"], row["reason"]) for row in csv.DictReader(file)] == [
-            ("2", "no image file 000000000002.jpg")
+            ("2", "no image file (000000000002.jpg)")
         ]
     assert Store(out).ids == ["1"]
 

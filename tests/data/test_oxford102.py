@@ -165,7 +165,7 @@ def test_a_store_of_it_is_prepared(tmp_path: Path) -> None:
     info = prepare("oxford102", tmp_path / "out", place=str(home), size=16, workers=1, progress=False)
     assert info.splits == {"train": 3, "val": 0, "test": 2} and info.num_classes == 3
     with (tmp_path / "out" / "rejected.csv").open(newline="") as file:
-        assert list(csv.reader(file))[1:] == [["image_00006", "no image file jpg/image_00006.jpg"]]
+        assert list(csv.reader(file))[1:] == [["image_00006", "no image file (jpg/image_00006.jpg)"]]
 
 
 def test_what_belongs_to_nothing_is_left_out_and_what_lacks_captions_has_none(tmp_path: Path) -> None:
