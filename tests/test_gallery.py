@@ -223,7 +223,7 @@ def luminance(colour: str) -> float:
 @pytest.mark.parametrize("text", ["ink", "soft", "accent"])
 @pytest.mark.parametrize("behind", ["paper", "card"])
 def test_text_stands_out_from_what_is_behind_it(scheme: str, text: str, behind: str) -> None:
-    page = files("ganvas").joinpath("assets/gallery.html").read_text(encoding="utf-8")
+    page = files("ganvas").joinpath("assets/page.css").read_text(encoding="utf-8")
     found = {name: re.findall(rf"--{name}: (#\w{{6}});", page) for name in (text, behind)}
     place = ("light", "dark").index(scheme)
     bright, dim = sorted((luminance(colours[place]) for colours in found.values()), reverse=True)

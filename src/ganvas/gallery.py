@@ -12,7 +12,7 @@ from importlib.resources import files
 from pathlib import Path
 from string import Template
 
-from PIL import Image
+from PIL import Image, features
 
 from ganvas import __version__
 from ganvas.errors import GanvasError
@@ -126,35 +126,36 @@ def _page(
     scores: Mapping[str, ShownScore | str],
     footer: str | None,
 ) -> str:
-    template = Template(files("ganvas").joinpath("assets/gallery.html").read_text(encoding="utf-8"))
+    template = Template(asset("gallery.html"))
     with_real = any(entry.real is not None for entry in entries)
     hint = "Each caption with the images that the model generated for it"
     framed = ", beside the <b>framed real image</b> from the data set." if with_real else "."
     return template.substitute(
-        title=_text(title),
-        lead=f'<p class="lead" dir="auto">{_text(lead)}</p>' if lead else "",
+        style=asset("page.css"),
+        title=escaped(title),
+        lead=f'<p class="lead" dir="auto">{escaped(lead)}</p>' if lead else "",
         about=_about(about, scores),
         scores=_scores(scores),
         heading="Captions and images",
         hint=f'<p class="hint">{hint}{framed}</p>',
         cards="\n".join(map(_card, entries)),
-        footer=_text(f"Made with Ganvas {__version__}." if footer is None else footer),
+        footer=escaped(f"Made with Ganvas {__version__}." if footer is None else footer),
     )
 
 
 def _about(about: Mapping[str, str], scores: Mapping[str, ShownScore | str]) -> str:
     """The facts, then each score's number, which leads to its protocol."""
-    facts = [(name, _text(value)) for name, value in about.items()]
+    facts = [(name, escaped(value)) for name, value in about.items()]
     values = ((name, _value(score)) for name, score in scores.items())
-    facts += [(name, f'<a href="#scores">{_text(value)}</a>') for name, value in values if _is_short(value)]
-    cells = (f"<div><dt>{_text(name)}</dt><dd>{shown}</dd></div>" for name, shown in facts)
+    facts += [(name, f'<a href="#scores">{escaped(value)}</a>') for name, value in values if _is_short(value)]
+    cells = (f"<div><dt>{escaped(name)}</dt><dd>{shown}</dd></div>" for name, shown in facts)
     return f'<dl class="about">{"".join(cells)}</dl>' if facts else ""
 
 
 def _scores(scores: Mapping[str, ShownScore | str]) -> str:
     if not scores:
         return ""
-    cells = "".join(f"<div><dt>{_text(name)}</dt>{_score(score)}</div>" for name, score in scores.items())
+    cells = "".join(f"<div><dt>{escaped(name)}</dt>{_score(score)}</div>" for name, score in scores.items())
     heading = '<h2 id="scores">Scores, and how each was made</h2>'
     return f'<section aria-labelledby="scores">{heading}<dl class="scores">{cells}</dl></section>'
 
@@ -162,8 +163,8 @@ def _scores(scores: Mapping[str, ShownScore | str]) -> str:
 def _score(score: ShownScore | str) -> str:
     value, protocol = _value(score), "" if isinstance(score, str) else score.protocol
     look = "value" if _is_short(value) else "words"
-    how = f'<dd class="protocol">{_text(protocol)}</dd>' if protocol else ""
-    return f'<dd class="{look}">{_text(value)}</dd>{how}'
+    how = f'<dd class="protocol">{escaped(protocol)}</dd>' if protocol else ""
+    return f'<dd class="{look}">{escaped(value)}</dd>{how}'
 
 
 def _value(score: ShownScore | str) -> str:
@@ -175,34 +176,49 @@ def _is_short(value: str) -> bool:
 
 
 def _card(entry: Entry) -> str:
-    caption, count = _text(entry.caption), len(entry.generated)
-    note = f'<p class="note" dir="auto">{_text(entry.note)}</p>' if entry.note else ""
+    caption, count = escaped(entry.caption), len(entry.generated)
+    note = f'<p class="note" dir="auto">{escaped(entry.note)}</p>' if entry.note else ""
     figures = []
     if entry.real is not None:
-        real = _image(entry.real, f"Real image for the caption: {caption}")
+        real = inline_image(entry.real, f"Real image for the caption: {caption}")
         figures.append(f'<figure class="real">{real}<figcaption>real</figcaption></figure>')
     for number, image in enumerate(entry.generated, 1):
-        made = _image(image, f"Generated image {number} of {count} for the caption: {caption}")
+        made = inline_image(image, f"Generated image {number} of {count} for the caption: {caption}")
         figures.append(f"<figure>{made}</figure>")
     columns = "five" if -len(figures) % 5 < -len(figures) % 4 else "four"  # whichever leaves fewer gaps
     images = f'<div class="images {columns}">{"".join(figures)}</div>'
     return f'<article class="card"><h3 dir="auto">{caption}</h3>{note}{images}</article>'
 
 
-def _image(picture: Picture, alt: str) -> str:
-    """An ``img`` element that holds its pixels; ``alt`` is escaped already."""
+def asset(name: str) -> str:
+    """A file of ``ganvas/assets``: a page's template, or ``page.css``, the look that all pages share."""
+    return files("ganvas").joinpath("assets", name).read_text(encoding="utf-8")
+
+
+def inline_image(picture: Picture, alt: str, *, compressed: bool = False) -> str:
+    """An ``img`` element that holds its pixels.
+
+    Args:
+        picture: a Pillow image or uint8 ``(H, W, 3)``.
+        alt: what it shows, escaped already.
+        compressed: as WebP, of which a photo takes a tenth, rather than with every pixel as it is.
+
+    Raises:
+        GanvasError: it is of another kind.
+    """
     image = to_rgb(picture)
     file = io.BytesIO()
-    image.save(file, format="PNG", optimize=True)
+    kind = "webp" if compressed and features.check("webp") else "png"
+    image.save(file, format=kind, **({"quality": 90} if kind == "webp" else {"optimize": True}))
     data = base64.b64encode(file.getvalue()).decode("ascii")
     look = ' class="crisp"' if max(image.size) < _CRISP_BELOW else ""
     return (
-        f'<img{look} src="data:image/png;base64,{data}" width="{image.width}" height="{image.height}"'
+        f'<img{look} src="data:image/{kind};base64,{data}" width="{image.width}" height="{image.height}"'
         f' alt="{alt}" loading="lazy" decoding="async">'
     )
 
 
-def _text(text: str) -> str:
+def escaped(text: str) -> str:
     """``text`` for a page: escaped, on one line, without controls or halves of characters."""
     kept = (
         " " if unicodedata.category(c) == "Cc" else c if unicodedata.category(c) != "Cs" else "\ufffd"
