@@ -23,7 +23,7 @@ from ganvas.recipe import Recipe, resolve
 from ganvas.systems import find
 from ganvas.systems.base import System
 from ganvas.text import build
-from ganvas.text.encoder import Text
+from ganvas.text.encoder import NoText, Text
 from ganvas.text.tokenizer import FILE as VOCABULARY
 from ganvas.text.tokenizer import check_caption
 
@@ -47,7 +47,7 @@ def build_system(
         GanvasError: no network can have such settings.
     """
     try:
-        encoder = build(recipe.text, captions, files)
+        encoder = NoText() if recipe.text is None else build(recipe.text, captions, files)
         return find(recipe.system).build(recipe.settings, encoder, recipe.data.image_size)
     except GanvasError:
         raise
@@ -186,10 +186,7 @@ class Model:
 
         Without ``same_noise`` every image has noise of its own, as scores want it.
         """
-        if not self.system.generates:
-            raise GanvasError(
-                f"'{self.recipe.name}' is a model of system {self.recipe.system}: it generates nothing"
-            )
+        self._check_generates()
         captions = [captions] if isinstance(captions, str) else list(captions)
         if not captions:
             raise GanvasError("no caption given; write at least one")
@@ -212,6 +209,52 @@ class Model:
             numbers = range(start, min(start + step, n * len(captions)))
             text = self._embed([captions[i // n] for i in numbers])
             yield self._draw(text, noise[[i % num_noises for i in numbers]])
+
+    @torch.inference_mode()
+    def interpolate(
+        self, first: str, second: str, steps: int = 6, n: int = 1, seed: int = 0
+    ) -> list[Image.Image]:
+        """Generate images on the way from one caption to another, with the same noise.
+
+        The sentence vectors are blended in equal steps, and the words place by place; a word where the other
+        caption has none fades. The first and the last image are those of ``generate``.
+
+        Args:
+            first: a caption.
+            second: another one.
+            steps: images on the way, both ends included.
+            n: ways, each with noise of its own.
+            seed: of the noise.
+
+        Returns:
+            ``n * steps`` images, those of the first noise first.
+
+        Raises:
+            GanvasError: an empty or endless caption, or a bad number.
+        """
+        self._check_generates()
+        check_caption(first)
+        check_caption(second)
+        if steps < 2 or n < 1 or steps * n > MAX_IMAGES:
+            raise GanvasError(
+                f"steps={steps}, n={n}: should be at least 2 and 1, and at most {MAX_IMAGES:,} images in all"
+            )
+        ends = self._embed([first, second])
+        weight = torch.linspace(0, 1, steps, device=self.device).to(ends.sentence.dtype)
+        text = Text(
+            torch.lerp(ends.sentence[:1], ends.sentence[1:], weight[:, None]),
+            torch.lerp(ends.words[:1], ends.words[1:], weight[:, None, None]),
+            (ends.mask[:1] & (weight[:, None] < 1)) | (ends.mask[1:] & (weight[:, None] > 0)),
+        )
+        rows = torch.arange(n * steps)
+        images = self._draw(text.rows((rows % steps).to(self.device)), self._noise(n, seed)[rows // steps])
+        return [Image.fromarray(image) for image in images]
+
+    def _check_generates(self) -> None:
+        if not self.system.generates:
+            raise GanvasError(
+                f"'{self.recipe.name}' is a model of system {self.recipe.system}: it generates nothing"
+            )
 
     @property
     def _chunk(self) -> int:
@@ -333,7 +376,7 @@ tags: [text-to-image, gan, {recipe.system}]
 {recipe.about}
 
 - System: `{recipe.system}`, images of {size} x {size} pixels
-- Text encoder: `{recipe.text.encoder}`
+- Text encoder: {f"`{recipe.text.encoder}`" if recipe.text else "none"}
 - Data: `{recipe.data.set}`
 - Images seen in training: {seen}
 - Made by Ganvas {__version__}
