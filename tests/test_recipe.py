@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from tiny_runs import SMALL_SYSTEM, tiny_tree, write_store
 
 from ganvas.data.feed import Feed, FeedSettings, on_device
+from ganvas.data.labels import label_numbers
 from ganvas.data.store import Store
 from ganvas.errors import GanvasError
 from ganvas.pipeline import build_system
@@ -25,6 +26,11 @@ from ganvas.systems.base import Batch
 from ganvas.training.run import read_recipe, recipe_store, text_material
 
 REDUCED = {
+    "classifier": [
+        "settings.width=4",
+        "settings.heads=[class]",
+        "settings.labels={class: [ball, bird, cube, hat, star]}",
+    ],
     "gan-int-cls": SMALL_SYSTEM,
     "retriever": ["settings.joint_embedding.image_width=4", "text.features=16", "text.embedding=8"],
 }
@@ -87,6 +93,7 @@ def test_a_shipped_recipe_takes_a_training_step_of_every_phase_at_reduced_width(
             text=text,
             wrong_text=wrong_text,
             wrong_images=host.wrong_images,
+            targets=torch.from_numpy(label_numbers(store, phase.labels or {}, host.rows.numpy())),
         )
         draw = phase.draw(batch)
         for turn in phase.turns:
@@ -213,7 +220,7 @@ def write(folder: Path, name: str, text: str | bytes) -> Path:
         ("name: x\nname: y", "the key 'name' is there twice"),
         ("a: &a [1]\nb: *a", "holds an alias"),
         ("a: " + "[" * 5000, "is no YAML"),
-        ("system: nonsense", "no system 'nonsense'; known: gan-int-cls"),
+        ("system: nonsense", "no system 'nonsense'; known: classifier, gan-int-cls"),
         ("about: no system", "system: is missing"),
         ("system: gan-int-cls", "text: is missing"),
         ("system: gan-int-cls\ntext: {encoder: char-cnn-rnn}", "training.images: is missing"),

@@ -95,7 +95,8 @@ class Recipe:
     system: str
     data: DataSettings
     text: Any
-    """Settings of a text encoder: one of those that ``ganvas.text`` knows."""
+    """Settings of a text encoder: one of those that ``ganvas.text`` knows. None for a system that reads no
+    captions."""
     settings: Any
     """Settings of the system."""
     training: TrainingSettings
@@ -236,7 +237,6 @@ def _apply(tree: dict[str, Any], override: str) -> None:
 def resolve(tree: Mapping[str, Any]) -> Recipe:
     """Check a whole tree of plain values and make the ``Recipe``."""
     from ganvas.systems import find
-    from ganvas.text import text_settings
 
     name = tree.get("name", "recipe")
     _refuse_unknown(tree, _keys(Recipe), "")
@@ -250,12 +250,22 @@ def resolve(tree: Mapping[str, Any]) -> Recipe:
         about=_check(str, tree.get("about", ""), "about"),
         system=system,
         data=_check(DataSettings, tree.get("data", {}), "data"),
-        text=_check(text_settings(_mapping(tree, "text").get("encoder")), tree["text"], "text"),
+        text=_text(tree, entry.system.reads_text, system),
         settings=_check(entry.settings, tree.get("settings") or {}, "settings"),
         training=_check(TrainingSettings, tree.get("training", {}), "training"),
     )
     _check_ranges(recipe)
     return recipe
+
+
+def _text(tree: Mapping[str, Any], reads_text: bool, system: str) -> Any:
+    from ganvas.text import text_settings
+
+    if reads_text:
+        return _check(text_settings(_mapping(tree, "text").get("encoder")), tree["text"], "text")
+    if tree.get("text") is not None:
+        raise GanvasError(f"text: system {system} reads no captions; leave {_short(tree['text'])} out")
+    return None
 
 
 def _with_preset(tree: Mapping[str, Any]) -> dict[str, Any]:

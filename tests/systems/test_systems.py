@@ -11,6 +11,7 @@ import torch
 
 from ganvas.systems import find, list_systems
 from ganvas.systems.base import Batch, System
+from ganvas.systems.classifier import ClassifierSettings
 from ganvas.systems.gan_int_cls import GanIntClsSettings
 from ganvas.systems.joint_embedding import JointEmbeddingSettings
 from ganvas.systems.retriever import RetrieverSettings
@@ -22,12 +23,15 @@ CAPTIONS = ["a red apple", "a blue bird on a branch", "the flag of Japan", "x"]
 
 _EMBEDDING = JointEmbeddingSettings(image_width=4)
 SMALL: dict[str, Any] = {
+    "classifier": ClassifierSettings(
+        width=4, dropout=0.0, heads=("class", "style"), labels={"class": ("a", "b"), "style": ("x", "y", "z")}
+    ),
     "gan-int-cls": GanIntClsSettings(
         generator_width=4, discriminator_width=4, projection=8, style_width=4, joint_embedding=_EMBEDDING
     ),
     "retriever": RetrieverSettings(joint_embedding=_EMBEDDING),
 }
-GENERATING = [name for name in list_systems() if name != "retriever"]
+GENERATING = [name for name in list_systems() if find(name).system.generates]
 
 
 def small_system(name: str, image_size: int = 32, **changes: Any) -> System:
@@ -47,6 +51,7 @@ def small_batch(system: System, size: int = 4) -> Batch:
         wrong_text=frozen.rows(torch.arange(size).roll(1)),
         wrong_images=images.roll(1, 0),
         labels=torch.arange(size),
+        targets=torch.tensor([[0, 2], [1, -1], [1, 0], [-1, 1]])[:size],
     )
 
 

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
 # name -> (module, class, settings class)
 _SYSTEMS = {
+    "classifier": ("classifier", "Classifier", "ClassifierSettings"),
     "gan-int-cls": ("gan_int_cls", "GanIntCls", "GanIntClsSettings"),
     "retriever": ("retriever", "Retriever", "RetrieverSettings"),
 }

@@ -28,6 +28,8 @@ class Batch:
     """``(B, 3, S, S)``: the other images themselves, where a system asks for them."""
     labels: Tensor | None = None
     """``(B,)`` class numbers, long, where the data have classes."""
+    targets: Tensor | None = None
+    """``(B, kinds)`` long, for a phase with ``labels``: which of the names of each kind; -1 is none."""
 
 
 class Losses(NamedTuple):
@@ -71,6 +73,9 @@ class Phase:
     """The batch carries tokens instead of encoded text."""
     wrong_images: bool = False
     """The batch carries the images of the mismatched pairs."""
+    labels: Mapping[str, Sequence[str]] | None = None
+    """The batch carries, instead of captions, which of these names each image has: of its ``class``, or of an
+    attribute."""
     averaged: Sequence[nn.Module] = ()
     """Submodules of which a moving average is kept; it is what samples show, what later phases see, and what
     is saved in the end."""
@@ -88,11 +93,14 @@ class System(nn.Module, ABC):
         noise_dim: Z, width of the noise.
         image_size: side of the largest generated image, pixels.
         training_only: names of submodules that generating does not need; a saved model goes without them.
-        generates: False for the dual encoders of scores, which live by the same interface but draw nothing.
+        generates: False for the dual encoders and classifiers of scores, which live by the same interface but
+            draw nothing.
+        reads_text: False for those whose recipes have no text encoder.
     """
 
     training_only: tuple[str, ...] = ()
     generates: bool = True
+    reads_text: bool = True
     text_encoder: TextEncoder
     noise_dim: int
     image_size: int

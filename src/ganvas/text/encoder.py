@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -70,3 +70,27 @@ class TextEncoder(nn.Module, ABC):
         device = next(self.parameters()).device
         encoded: Text = self(self.tokenize(captions).to(device))
         return encoded
+
+
+class NoText(TextEncoder):
+    """For systems that read no captions: every one becomes a sentence of width 0."""
+
+    sentence_dim = word_dim = 0
+    trained_here = False
+
+    def tokenize(self, captions: Sequence[str]) -> Tensor:
+        """A padding token each."""
+        return torch.zeros(len(captions), 1, dtype=torch.long)
+
+    def forward(self, tokens: Tensor) -> Text:
+        """Nothing, ``(B, 0)``."""
+        nothing = tokens.new_zeros(len(tokens), 0).float()
+        return Text(nothing, nothing[:, None], tokens > 0)
+
+    def files(self) -> dict[str, str]:
+        """None."""
+        return {}
+
+    def encode(self, captions: Sequence[str]) -> Text:
+        """Nothing, on the CPU."""
+        return cast(Text, self(self.tokenize(captions)))

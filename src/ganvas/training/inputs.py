@@ -21,6 +21,7 @@ from ganvas.systems.base import Batch, Phase
 from ganvas.text.encoder import Text, TextEncoder
 from ganvas.training.checkpoint import in_words, write_atomically
 from ganvas.training.device import wait_for_all
+from ganvas.training.labels import LabelInputs
 
 _CHUNK = 256
 
@@ -110,6 +111,8 @@ def make_inputs(
     feed: Feed | StreamFeed, encoder: TextEncoder, phase: Phase, fabric: Fabric, cache: Path
 ) -> Callable[[Any], Batch]:
     """What turns the batches of a feed into training batches; arguments as for ``Inputs``."""
+    if phase.labels is not None and isinstance(feed, Feed):
+        return LabelInputs(feed.store, phase.labels, fabric)
     if isinstance(feed, StreamFeed):
         return StreamInputs(encoder, phase, fabric)
     return Inputs(encoder, feed.captions, phase, fabric, cache)

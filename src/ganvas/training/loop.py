@@ -46,6 +46,7 @@ from ganvas.training.device import (
 )
 from ganvas.training.feeding import Data, make_feed, shown_images, training_captions
 from ganvas.training.inputs import make_inputs
+from ganvas.training.labels import with_labels
 from ganvas.training.log import Log, short_note
 from ganvas.training.run import Run, open_run, text_material
 from ganvas.training.samples import write_samples
@@ -82,6 +83,7 @@ def train(recipe: Recipe, store: Data, folder: Path) -> Run:
         GanvasError: recipe, data and folder do not fit together.
         RunStopped: a loss is not finite, the disk is full, or the user interrupted.
     """
+    recipe = with_labels(recipe, store)
     fabric = make_fabric(recipe.training)
     torch.manual_seed(recipe.training.seed)
     system = build_system(recipe, **text_material(recipe, store)).to(fabric.device)
@@ -358,9 +360,10 @@ def _check_budgets(recipe: Recipe, phases: Sequence[Phase]) -> None:
     for key, by_phase in (("images", training.images), ("batch_sizes", training.batch_sizes)):
         for name, value in by_phase.items():
             if name not in known and value != 0:
+                encoder = f" with text encoder {recipe.text.encoder}" if recipe.text else ""
                 raise GanvasError(
-                    f"training.{key}: system {recipe.system} with text encoder {recipe.text.encoder} has no"
-                    f" phase '{name}'; {did_you_mean(name, known)}"
+                    f"training.{key}: system {recipe.system}{encoder} has no phase '{name}';"
+                    f" {did_you_mean(name, known)}"
                 )
             if value < 0:
                 raise GanvasError(f"training.{key}.{name}: should be at least 0, not {value}")

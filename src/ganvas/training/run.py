@@ -173,6 +173,8 @@ def text_material(recipe: Recipe, store: Data) -> dict[str, Any]:
     Raises:
         GanvasError: the recipe asks for such a vocabulary, and the data have none.
     """
+    if recipe.text is None:
+        return {}
     wanted = getattr(recipe.text, "vocabulary", "train")
     if wanted == "imported":
         from ganvas.text.bilstm import imported_vocabulary
