@@ -181,6 +181,88 @@ def _read_captions(source: str) -> list[str]:
 
 
 @app.command()
+def score(
+    target: Annotated[
+        str,
+        typer.Argument(help="A run, a model, a folder of images with captions, 'real' or 'shuffled'."),
+    ],
+    data: Annotated[Path, typer.Option(help="The prepared data set.")],
+    protocol: Annotated[
+        str | None, typer.Option(help="What is measured and how; by default what fits the data.")
+    ] = None,
+    num: Annotated[
+        int | None, typer.Option(help="Images, where they are to be fewer or more than the protocol has.")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Of noise and choices.", min=0)] = 0,
+    use: Annotated[
+        list[str] | None,
+        typer.Option(help="Networks that do not ship, such as retriever=runs/retriever.", metavar="KEY=PATH"),
+    ] = None,
+    only: Annotated[list[str] | None, typer.Option(help="This score alone, as often as needed.")] = None,
+    out: Annotated[Path | None, typer.Option(help="The JSON file; by default scores.json in a run.")] = None,
+    against: Annotated[
+        Path | None, typer.Option(help="A file of earlier scores; refused where protocols differ.")
+    ] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "auto",
+) -> None:
+    """Score a model, a folder of images or the real ones; every number carries its protocol."""
+    from ganvas.data.prepare import read_options
+    from ganvas.scores.scoring import report
+    from ganvas.scores.scoring import score as make_scores
+
+    tools = read_options(use or [], "--use")
+    result = make_scores(
+        target, data, protocol=protocol, num=num, seed=seed, tools=tools, only=only or (), device=device
+    )
+    report(result, target, out, against)
+
+
+@app.command()
+def compare(
+    models: Annotated[list[Path], typer.Argument(help="Runs, or model folders.")],
+    data: Annotated[Path | None, typer.Option(help="A prepared data set, for captions.")] = None,
+    caption: Annotated[
+        list[str] | None, typer.Option(help="To generate, as often as needed; by default from the data.")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Of the noise.", min=0)] = 0,
+    out: Annotated[Path, typer.Option(help="The HTML file.")] = Path("comparison.html"),
+) -> None:
+    """Write one web page: scores, learning curves, and what each model generates for the same captions."""
+    from ganvas.scores.compare import compare as make_page
+
+    print(make_page(models, out, data=data, captions=caption, seed=seed))
+
+
+@app.command()
+def ablate(
+    recipes: Annotated[list[str], typer.Argument(help="Recipes, and key=value for all of their variants.")],
+    data: Annotated[Path | None, typer.Option(help="The prepared data set.")] = None,
+    only: Annotated[list[str] | None, typer.Option(help="This variant alone, as often as needed.")] = None,
+    protocol: Annotated[str | None, typer.Option(help="Of the scores.")] = None,
+    use: Annotated[
+        list[str] | None,
+        typer.Option(help="Networks that do not ship, such as retriever=runs/retriever.", metavar="KEY=PATH"),
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="The folder; by default runs/ablation-RECIPE.")] = None,
+) -> None:
+    """Train and score the variants that recipes list, and write a table; goes on where it stopped."""
+    from ganvas.data.prepare import read_options
+    from ganvas.scores.ablation import ablate as make_table
+
+    sources = [word for word in recipes if "=" not in word]
+    overrides = [word for word in recipes if "=" in word]
+    if not sources:
+        raise GanvasError("no recipe given; 'ganvas recipes' lists them")
+    folder = out or Path("runs") / f"ablation-{'-'.join(Path(source).stem for source in sources)}"
+    tools = read_options(use or [], "--use")
+    table = make_table(
+        sources, folder, data=data, overrides=overrides, only=only or (), protocol=protocol, tools=tools
+    )
+    print(table.read_text(encoding="utf-8"))
+    print(table)
+
+
+@app.command()
 def demo(
     out: Annotated[Path, typer.Option(help="Folder for data, run and gallery.")] = Path("demo"),
     overrides: Annotated[list[str] | None, typer.Argument(help="key=value for the recipe.")] = None,

@@ -110,8 +110,8 @@ def prepare(
     return info
 
 
-def read_options(texts: Iterable[str]) -> dict[str, str]:
-    """Options of a data set from ``key=value`` each.
+def read_options(texts: Iterable[str], name: str = "--option") -> dict[str, str]:
+    """Options from ``key=value`` each; ``name`` is what the command line calls them.
 
     Raises:
         GanvasError: one is no such pair.
@@ -120,7 +120,7 @@ def read_options(texts: Iterable[str]) -> dict[str, str]:
     for text in texts:
         key, equals, value = text.partition("=")
         if not key or not equals:
-            raise GanvasError(f"--option '{text}': write key=value, such as text=caption")
+            raise GanvasError(f"{name} '{text}': write key=value, such as text=caption")
         options[key] = value
     return options
 

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from ganvas.data.store import Store
+from ganvas.data.pixels import read_image
+from ganvas.data.store import Record, Store
 from ganvas.errors import GanvasError
 from ganvas.pipeline import Model
 
@@ -120,3 +122,61 @@ def real(
         about={"data": store.info.fingerprint, "split": split, "num_images": len(captions), "seed": seed},
         kind="real, shuffled" if shuffled else "real",
     )
+
+
+def from_folder(folder: Path, store: Store, *, split: str) -> Pictures:
+    """Images in a folder, each with the caption that it was generated for.
+
+    Args:
+        folder: as ``ganvas data prepare folder`` reads one: a text file beside each, or a table.
+        store: the prepared data whose captions they were generated for.
+        split: of it.
+
+    Raises:
+        GanvasError: no captioned images, one that cannot be read, images of several sizes, or a caption that
+        the
+            split does not have.
+    """
+    from ganvas.data.source import LeftOut, Request, open_source
+
+    source = open_source("folder", Request(place=str(folder), options={"val": "0", "test": "0"}))
+    records: list[Record] = []
+    for record in source.records():
+        if isinstance(record, LeftOut):
+            raise GanvasError(f"{folder}: {record.id} {record.reason}; every image needs its caption")
+        records.append(record)
+    known = {caption: row for row in store.rows(split).tolist() for caption in store.captions[row]}
+    captions = [record.captions[0].strip() for record in records]
+    for record, caption in zip(records, captions, strict=True):
+        if caption not in known:
+            raise GanvasError(
+                f"{folder}: {record.id}: no image of split '{split}' has the caption {caption[:60]!r}"
+            )
+    paths = [folder / str(record.image) for record in records]
+    size = _read(paths[0]).shape
+
+    def batches() -> Batches:
+        for first in range(0, len(paths), _CHUNK):
+            images = [_read(path) for path in paths[first : first + _CHUNK]]
+            for path, image in zip(paths[first:], images, strict=False):
+                if image.shape != size:
+                    raise GanvasError(
+                        f"{path}: is {image.shape[1]} x {image.shape[0]} pixels, and {paths[0].name} is"
+                        f" {size[1]} x {size[0]}; bring all images to one size"
+                    )
+            yield np.stack(images)
+
+    return Pictures(
+        captions=captions,
+        rows=np.array([known[caption] for caption in captions], np.int64),
+        batches=batches,
+        about={"data": store.info.fingerprint, "split": split, "num_images": len(captions), "seed": None},
+        kind="folder",
+    )
+
+
+def _read(path: Path) -> npt.NDArray[np.uint8]:
+    try:
+        return read_image(path.read_bytes())
+    except (OSError, ValueError) as error:
+        raise GanvasError(f"{path}: cannot be scored: {' '.join(str(error).split())}") from None

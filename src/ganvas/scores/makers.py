@@ -1,0 +1,105 @@
+"""How each score of a named protocol is made from what the user gave."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import fields
+from importlib.resources import files
+from pathlib import Path
+from typing import Any, TypeVar
+
+from ganvas.scores.score import Score
+from ganvas.scores.scoring import Job, Maker, Missing
+
+Settings = TypeVar("Settings")
+
+
+def _settings(kind: type[Settings], job: Job, **more: Any) -> Settings:
+    known = {field.name for field in fields(kind)}  # type: ignore[arg-type]
+    given = {**job.settings, **more}
+    return kind(**{key: value for key, value in given.items() if key in known})
+
+
+def _tool(job: Job, name: str, what: str) -> str:
+    if name not in job.tools:
+        raise Missing(f"give {what} with --use {name}=PATH")
+    return job.tools[name]
+
+
+def _distances(names: Sequence[str], job: Job) -> Sequence[Score]:
+    from ganvas.scores.frechet import FeatureProtocol, feature_scores
+
+    backend = job.settings.get("features") or job.tools.get("features", "lite0")
+    protocol = _settings(FeatureProtocol, job, features=backend)
+    return feature_scores(job.target.pictures, job.store, protocol, which=names)
+
+
+def _fid(job: Job) -> Sequence[Score]:
+    if "weights" not in job.tools:
+        raise Missing(
+            "give the FID Inception's weights with --use weights=pt_inception-2015-12-05-6726825d.pth"
+        )
+    return _distances(("frechet",), job)
+
+
+def _inception(job: Job) -> Sequence[Score]:
+    from ganvas.scores.inception_score import InceptionProtocol, inception_score
+
+    classifier = _tool(job, "classifier", "a classifier of this data set ('ganvas train classifier')")
+    protocol = _settings(InceptionProtocol, job, classifier=classifier)
+    return [inception_score(job.target.pictures, job.store, protocol)]
+
+
+def _retrieval(job: Job) -> Sequence[Score]:
+    from ganvas.scores.retrieval import RetrievalProtocol, r_precision
+
+    ships = (files("ganvas.scores") / "retrievers" / job.store.info.name).is_dir()
+    retriever = job.tools.get("retriever") or (job.store.info.name if ships else None)
+    if retriever is None:
+        raise Missing("give a dual encoder with --use retriever=RUN ('ganvas train retriever' makes one)")
+    return [
+        r_precision(job.target.pictures, job.store, _settings(RetrievalProtocol, job, retriever=retriever))
+    ]
+
+
+def _damsm(job: Job) -> Sequence[Score]:
+    raise Missing("DAMSM encoders come with AttnGAN, which is not there yet")
+
+
+def _attributes(job: Job) -> Sequence[Score]:
+    from ganvas.scores.emoji_attributes import AttributeProtocol, emoji_attributes
+
+    return [emoji_attributes(job.target.pictures, job.store, _settings(AttributeProtocol, job))]
+
+
+def _soa(job: Job) -> Sequence[Score]:
+    from ganvas.scores.detectors import DetectorSettings
+    from ganvas.scores.soa import SoaProtocol, read_captions, soa
+
+    if job.target.model is None:
+        raise Missing("SOA generates its own images, so it scores models only")
+    captions = _tool(job, "captions", "the caption lists (soa_captions.json.gz)")
+    weights = _tool(job, "detector", "the weights of YOLOv3 (yolov3.weights)")
+    protocol = _settings(SoaProtocol, job, detector=DetectorSettings(weights=weights))
+    return soa(job.target.model, read_captions(Path(captions)), protocol)
+
+
+def _size(job: Job) -> Sequence[Score]:
+    from ganvas.scores.model_size import SizeProtocol, model_size
+
+    if job.target.model is None:
+        return []
+    return model_size(job.target.model, _settings(SizeProtocol, job), folder=job.target.path)
+
+
+MAKERS: dict[str, Maker] = {
+    "distances": lambda job: _distances(("frechet", "kid", "precision", "recall"), job),
+    "fid": _fid,
+    "inception score": _inception,
+    "r-precision": _retrieval,
+    "r-precision damsm": _damsm,
+    "emoji attributes": _attributes,
+    "soa": _soa,
+    "size": _size,
+}
+"""By the names that protocols use."""

@@ -1,0 +1,289 @@
+"""``ganvas score`` and ``ganvas ablate``: what is scored, what a result says, and what cannot be compared."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import yaml
+from PIL import Image
+from tiny_runs import Called, tiny_tree
+
+from ganvas.data.store import Store
+from ganvas.errors import GanvasError
+from ganvas.pipeline import load
+from ganvas.scores import makers, protocols
+from ganvas.scores.ablation import list_variants
+from ganvas.scores.pictures import chosen_captions, from_folder, generated, real
+from ganvas.scores.protocols import PROTOCOLS, NamedProtocol, Wanted, chosen_protocol
+from ganvas.scores.score import Score, compared, differences, read_scores
+from ganvas.scores.scoring import Job, Missing, against, score
+
+SCORE = Score(
+    name="brightness", value=0.5, spread=0.1, better="higher", protocol={"split": "test", "num_images": 3}
+)
+
+
+def brightness(job: Job) -> list[Score]:
+    """Mean level of all images: a score that needs no network."""
+    pictures = job.target.pictures
+    values = np.concatenate([batch.mean(axis=(1, 2, 3)) for batch in pictures.batches()])
+    assert len(values) == len(pictures)
+    return [
+        Score(name="brightness", value=float(values.mean()), better="higher", protocol=dict(pictures.about))
+    ]
+
+
+def never(_: Job) -> list[Score]:
+    raise Missing("give a network with --use weights=PATH")
+
+
+@pytest.fixture(autouse=True)
+def _plain_scores(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(makers.MAKERS, "brightness", brightness)
+    monkeypatch.setitem(makers.MAKERS, "never", never)
+    wanted = (Wanted(score="brightness"), Wanted(score="never"))
+    plain = NamedProtocol(name="ganvas", about="A test.", data=None, split="test", scores=wanted)
+    monkeypatch.setitem(protocols.PROTOCOLS, "ganvas", plain)
+
+
+# --- scores
+
+
+def test_scores_of_one_protocol_are_compared_in_their_direction() -> None:
+    worse = replace(SCORE, value=0.25)
+    assert compared(SCORE, worse) == 0.25 == -compared(worse, SCORE)
+    lower = replace(SCORE, better="lower")
+    assert compared(replace(lower, value=0.75), lower) == -0.25
+
+
+@pytest.mark.parametrize(
+    ("other", "said"),
+    [
+        (replace(SCORE, name="darkness"), "brightness is not darkness"),
+        (replace(SCORE, protocol={"split": "val", "num_images": 3}), 'split: "test" here, "val" there'),
+        (replace(SCORE, protocol={"split": "test"}), "num_images: 3 here, null there"),
+    ],
+)
+def test_scores_of_two_protocols_are_refused_and_the_difference_is_told(other: Score, said: str) -> None:
+    assert differences(SCORE, other) == [said]
+    with pytest.raises(GanvasError, match="cannot be compared") as refused:
+        compared(SCORE, other)
+    assert said in str(refused.value) and "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"[]", b"{}", b'{"scores": [{"name": 3}]}', b'{"scores": 3}', b"\xff"]
+)
+def test_what_is_no_file_of_scores_is_one_line(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "x.json").write_bytes(content)
+    with pytest.raises(GanvasError, match="is no file of scores") as refused:
+        read_scores(tmp_path / "x.json")
+    assert "\n" not in str(refused.value)
+
+
+# --- what is scored
+
+
+def test_captions_are_taken_in_turns_until_there_are_enough(store: Store) -> None:
+    rows = store.rows("test")
+    captions, owners = chosen_captions(store, "test", None, 0)
+    assert captions == [store.captions[row][0] for row in rows] and owners.tolist() == rows.tolist()
+    captions, owners = chosen_captions(store, "test", 7, 0)
+    assert captions[3:6] == [store.captions[row][1] for row in rows]
+    assert captions[6] == captions[0] and owners[6] == rows[0]
+    few, _ = chosen_captions(store, "train", 5, 0)
+    assert len(set(few)) == 5 and few == chosen_captions(store, "train", 5, 0)[0]
+    assert few != chosen_captions(store, "train", 5, 1)[0]
+    with pytest.raises(GanvasError, match="at least 1"):
+        chosen_captions(store, "test", 0, 0)
+
+
+def test_generated_images_are_the_same_each_time_and_each_has_its_noise(
+    undisturbed: Path, store: Store
+) -> None:
+    pictures = generated(load(undisturbed, device="cpu"), store, split="test", num=5)
+    first, again = (np.concatenate(list(pictures.batches())) for _ in range(2))
+    assert first.shape == (5, 16, 16, 3) and (first == again).all()
+    assert (first[0] != first[3]).any()  # the same image's first and second caption
+
+
+def test_real_images_are_those_of_the_captions_and_shuffled_ones_are_not(store: Store) -> None:
+    shown = np.concatenate(list(real(store, split="train").batches()))
+    assert (shown == store.images[store.rows("train")]).all()
+    mixed = np.concatenate(list(real(store, split="train", shuffled=True).batches()))
+    assert (mixed != shown).any() and sorted(mixed.sum((1, 2, 3))) == sorted(shown.sum((1, 2, 3)))
+
+
+@pytest.fixture
+def folder(store: Store, tmp_path: Path) -> Path:
+    path = tmp_path / "pictures"
+    path.mkdir()
+    for row in store.rows("test").tolist():
+        Image.fromarray(store.images[row]).save(path / f"{row}.png")
+        (path / f"{row}.txt").write_text(store.captions[row][1] + "\n", encoding="utf-8")
+    return path
+
+
+def test_a_folder_of_images_is_scored_by_its_captions(folder: Path, store: Store) -> None:
+    pictures = from_folder(folder, store, split="test")
+    assert pictures.rows.tolist() == store.rows("test").tolist()
+    assert (np.concatenate(list(pictures.batches())) == store.images[pictures.rows]).all()
+
+
+def _mixed(folder: Path) -> None:
+    Image.new("RGB", (8, 16)).save(sorted(folder.glob("*.png"))[1])
+
+
+def _broken(folder: Path) -> None:
+    sorted(folder.glob("*.png"))[1].write_bytes(b"no image")
+
+
+def _silent(folder: Path) -> None:
+    sorted(folder.glob("*.txt"))[1].unlink()
+
+
+def _unknown(folder: Path) -> None:
+    sorted(folder.glob("*.txt"))[1].write_text("something else\n", encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    ("damage", "said"),
+    [
+        (_mixed, "bring all images to one size"),
+        (_broken, "cannot be scored: is no image"),
+        (_silent, "every image needs its caption"),
+        (_unknown, "no image of split 'test' has the caption 'something else'"),
+    ],
+)
+def test_what_is_wrong_with_a_folder_is_one_line(
+    damage: Callable[[Path], None], said: str, folder: Path, store: Store, ganvas: Callable[..., Called]
+) -> None:
+    damage(folder)
+    done = ganvas("score", folder, "--data", store.path)
+    assert done.status == 2 and said in done.err and done.err.count("\n") == 1
+
+
+# --- the command
+
+
+def test_a_run_is_scored_and_the_file_says_all(
+    undisturbed: Path, store: Store, ganvas: Callable[..., Called], tmp_path: Path
+) -> None:
+    done = ganvas("score", undisturbed, "--data", store.path, "--out", "scores.json")
+    assert (
+        done.status == 0
+        and done.out.startswith("brightness  ")
+        and "never: not made; give a network" in done.err
+    )
+    tree = json.loads((tmp_path / "scores.json").read_text())
+    assert (tree["model"], tree["protocol"], tree["images"]) == ("run", "ganvas", "generated")
+    (found,) = tree["scores"]
+    assert found["protocol"] == {"data": store.info.fingerprint, "split": "test", "num_images": 3, "seed": 0}
+    assert tree["about"]["trained"] == {"text": 12, "gan": 24, "style": 8} and "never" in tree["missing"]
+    again = ganvas("score", undisturbed, "--data", store.path, "--out", "2.json", "--against", "scores.json")
+    assert again.status == 0 and "(there: " in again.out
+    other = ganvas("score", "real", "--data", store.path, "--num", "2", "--against", "scores.json")
+    assert other.status == 2 and "num_images: 2 here, 3 there" in other.err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["nowhere"], "nowhere: no such folder"),
+        (["real", "--protocol", "attngan-cup"], "did you mean 'attngan-cub'"),
+        (["real", "--protocol", "attngan-cub"], "is for data set 'cub', and"),
+        (["real", "--only", "brightnes"], "did you mean 'brightness'"),
+        (["real", "--use", "retreiver=x"], "did you mean 'retriever'"),
+        (["real", "--use", "retriever"], "write key=value"),
+    ],
+)
+def test_a_mistake_is_one_line(
+    arguments: list[str], said: str, store: Store, ganvas: Callable[..., Called]
+) -> None:
+    done = ganvas("score", *arguments, "--data", store.path)
+    assert done.status == 2 and said in done.err and done.err.count("\n") == 1
+
+
+def test_every_protocol_asks_for_scores_that_can_be_made() -> None:
+    for name, protocol in PROTOCOLS.items():
+        assert protocol.name == name and protocol.about.endswith(".")
+        assert {want.score for want in protocol.scores} <= set(makers.MAKERS)
+
+
+def test_data_without_a_test_split_are_scored_on_val(store: Store, tmp_path: Path) -> None:
+    from tiny_runs import write_store
+
+    assert chosen_protocol(None, store).split == "test"
+    assert chosen_protocol(None, write_store(tmp_path / "d", splits=(4, 2, 0))).split == "val"
+    with pytest.raises(GanvasError, match=r"scores split 'test', and .* has train"):
+        chosen_protocol("ganvas", write_store(tmp_path / "t", splits=(4, 0, 0)))
+
+
+def test_an_earlier_result_without_the_same_scores_is_refused(store: Store, tmp_path: Path) -> None:
+    result = score("real", store.path)
+    (tmp_path / "x.json").write_text(replace_scores(result.to_json()))
+    with pytest.raises(GanvasError, match=r"has none of these scores \(brightness\)"):
+        against(result, tmp_path / "x.json")
+
+
+def replace_scores(text: str) -> str:
+    tree = json.loads(text)
+    tree["scores"][0]["name"] = "darkness"
+    return json.dumps(tree)
+
+
+# --- ablation
+
+
+@pytest.fixture
+def recipe(tmp_path: Path) -> Path:
+    tree: dict[str, Any] = tiny_tree(images={"text": 4, "gan": 8})
+    tree["variants"] = {"GAN": ["settings.matching_aware=false", "settings.interpolation=false"]}
+    path = tmp_path / "tiny.yaml"
+    path.write_text(yaml.safe_dump(tree))
+    return path
+
+
+def test_variants_are_trained_scored_and_put_into_a_table(
+    recipe: Path, store: Store, tmp_path: Path, ganvas: Callable[..., Called]
+) -> None:
+    first = ganvas("ablate", recipe, "--data", store.path, "--out", "table", "--only", "whole")
+    assert first.status == 0, first.err
+    done = ganvas("ablate", recipe, "--data", store.path, "--out", "table")
+    assert done.status == 0, done.err
+    rows = json.loads((tmp_path / "table" / "table.json").read_text())["rows"]
+    assert [(row["name"], row["images"]) for row in rows] == [("whole", 12), ("GAN", 12)]
+    assert all(row["seconds"] > 0 and row["scores"][0]["name"] == "brightness" for row in rows)
+    text = (tmp_path / "table" / "table.md").read_text()
+    assert text.count("**") == 2 and "brightness: higher is better, 3 images of split test" in text
+    assert (tmp_path / "table" / "GAN" / "model").is_dir()
+    before = (tmp_path / "table" / "GAN" / "scores.json").stat().st_mtime_ns
+    assert ganvas("ablate", recipe, "--data", store.path, "--out", "table").status == 0
+    assert (tmp_path / "table" / "GAN" / "scores.json").stat().st_mtime_ns == before
+    longer = ganvas("ablate", recipe, "training.images.gan=16", "--data", store.path, "--out", "table")
+    assert longer.status == 0
+    assert (tmp_path / "table" / "GAN" / "scores.json").stat().st_mtime_ns != before
+
+
+def test_variants_that_cannot_be_are_told_before_anything_is_trained(recipe: Path) -> None:
+    assert [variant.name for variant in list_variants([str(recipe)])] == ["whole", "GAN"]
+    with pytest.raises(GanvasError, match="did you mean 'GAN'"):
+        list_variants([str(recipe)], ["GANN"])
+    tree = yaml.safe_load(recipe.read_text())
+    tree["variants"]["GAN"] = ["settings.matching_awar=false"]
+    recipe.write_text(yaml.safe_dump(tree))
+    with pytest.raises(GanvasError, match="matching_aware"):
+        list_variants([str(recipe)])
+    with pytest.raises(GanvasError, match="would have one name"):
+        list_variants(["gan-int-cls-emoji", "gan-int-cls-emoji"])
+
+
+@pytest.fixture(autouse=True)
+def _quick(single_threaded: None) -> Iterator[None]:
+    yield
