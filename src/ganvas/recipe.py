@@ -100,6 +100,8 @@ class Recipe:
     settings: Any
     """Settings of the system."""
     training: TrainingSettings
+    variants: dict[str, list[str]] = field(default_factory=dict)
+    """What ``ganvas ablate`` trains beside the recipe itself: a name and overrides for each."""
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, as in the YAML file."""
@@ -253,6 +255,7 @@ def resolve(tree: Mapping[str, Any]) -> Recipe:
         text=_text(tree, entry.system.reads_text, system),
         settings=_check(entry.settings, tree.get("settings") or {}, "settings"),
         training=_check(TrainingSettings, tree.get("training", {}), "training"),
+        variants=_check(dict[str, list[str]], tree.get("variants", {}), "variants"),
     )
     _check_ranges(recipe)
     return recipe

@@ -162,7 +162,7 @@ def _plain(recipe: Recipe) -> dict[str, Any]:
 
     tree = recipe.to_dict()
     tree["training"] = {k: v for k, v in tree["training"].items() if k not in _FREE}
-    del tree["name"], tree["about"]
+    del tree["name"], tree["about"], tree["variants"]
     walk(tree, "")
     return flat
 
