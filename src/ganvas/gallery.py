@@ -192,7 +192,7 @@ def _card(entry: Entry) -> str:
 
 def asset(name: str) -> str:
     """A file of ``ganvas/assets``: a page's template, or ``page.css``, the look that all pages share."""
-    return files("ganvas").joinpath("assets", name).read_text(encoding="utf-8")
+    return files("ganvas").joinpath(f"assets/{name}").read_text(encoding="utf-8")
 
 
 def inline_image(picture: Picture, alt: str, *, compressed: bool = False) -> str:

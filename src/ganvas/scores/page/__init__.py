@@ -1,0 +1,1 @@
+"""The page that compares models: what it shows, its charts, and how it is written."""
