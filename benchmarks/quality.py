@@ -15,7 +15,8 @@ from common import machine, run_script, write_result
 
 from ganvas.data.store import Store
 from ganvas.pipeline import load
-from ganvas.scores.retrieval import RetrievalProtocol, score_model, score_real
+from ganvas.scores.pictures import generated, real
+from ganvas.scores.retrieval import RetrievalProtocol, r_precision
 from ganvas.sheets import save_png
 from ganvas.training.samples import sample_sheet
 
@@ -25,18 +26,21 @@ def main() -> None:
     parser.add_argument("model", type=Path, help="a run or model folder")
     parser.add_argument("--data", type=Path, required=True, help="the prepared data set")
     parser.add_argument("--split", default="test")
+    parser.add_argument("--retriever", default="emoji", help="a dual encoder: a data set, a run, clip:NAME")
     parser.add_argument("--out", type=Path, help="a JSON file")
     parser.add_argument("--sheet", type=Path, help="a PNG of captions spread evenly over the split")
     options = parser.parse_args()
     store, model = Store(options.data), load(options.model)
-    protocol = RetrievalProtocol(split=options.split)
+    shown = [
+        generated(model, store, split=options.split),
+        real(store, split=options.split),
+        real(store, split=options.split, shuffled=True),
+    ]
     scores = [
-        score_model(model, store, protocol),
-        score_real(store, protocol),
-        score_real(store, protocol, shuffled=True),
+        r_precision(pictures, store, RetrievalProtocol(retriever=options.retriever)) for pictures in shown
     ]
     for score in scores:
-        print(f"{score.images:<14} {score}")
+        print(f"{score.facts['images']:<14} {score}")
     if options.sheet:
         save_png(sample_sheet(model, store, options.split, count=12), options.sheet)
     if options.out:

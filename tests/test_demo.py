@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import pytest
@@ -11,6 +10,7 @@ from tiny_runs import SMALL_SYSTEM
 
 from ganvas.demo import run_demo
 from ganvas.scores import retrieval
+from ganvas.scores.score import read_scores
 
 
 @pytest.mark.usefixtures("single_threaded")
@@ -31,11 +31,10 @@ def test_the_demo_writes_gallery_scores_and_model_and_goes_on_where_it_stopped(
     said = capsys.readouterr().out
     for name in ("gallery.html", "gallery.png", "scores.json"):
         assert str(tmp_path / "demo" / name) in said
-    scores = json.loads((tmp_path / "demo" / "scores.json").read_text())
-    shown = {score["images"]: score for score in scores}
-    assert (
-        shown["generated"]["num_images"] == 120 and shown["generated"]["value"] < 0.2 < shown["real"]["value"]
-    )
+    scores = read_scores(tmp_path / "demo" / "scores.json")
+    shown = {score.facts["images"]: score for score in scores}
+    assert shown["generated"].protocol["num_images"] == 120
+    assert shown["generated"].value < 0.2 < shown["real"].value
     page = (tmp_path / "demo" / "gallery.html").read_text(encoding="utf-8")
     assert page.count("<img") >= 24 * 4 and "http://" not in page.replace("http://www.w3.org", "")
     with Image.open(tmp_path / "demo" / "gallery.png") as picture:
@@ -43,4 +42,4 @@ def test_the_demo_writes_gallery_scores_and_model_and_goes_on_where_it_stopped(
 
     run_demo(tmp_path / "demo", overrides)
     assert "is trained already" in capsys.readouterr().err
-    assert json.loads((tmp_path / "demo" / "scores.json").read_text()) == scores
+    assert read_scores(tmp_path / "demo" / "scores.json") == scores

@@ -14,11 +14,14 @@ from ganvas.data.store import Store
 from ganvas.gallery import Entry, ShownScore, write_gallery
 from ganvas.pipeline import Model, load
 from ganvas.recipe import Recipe, load_recipe
-from ganvas.scores.retrieval import RetrievalProtocol, RetrievalScore, score_model, score_real
+from ganvas.scores.pictures import generated, real
+from ganvas.scores.retrieval import RetrievalProtocol, r_precision
+from ganvas.scores.score import Score
 from ganvas.training.checkpoint import write_atomically
 from ganvas.training.loop import train
 
 RECIPE = "gan-int-cls-emoji-demo"
+_SPLIT = "test"
 _SHOWN = 20
 _IMAGES_A_CAPTION = 4
 
@@ -39,18 +42,22 @@ def run_demo(out: Path, overrides: Sequence[str] = ()) -> None:
     minutes = (time.monotonic() - began) / 60
     model = load(run.folder)
     protocol = RetrievalProtocol()
-    scores = [score_model(model, store, protocol), score_real(store, protocol)]
-    text = json.dumps([score.to_dict() for score in scores], indent=2) + "\n"
+    shown = [generated(model, store, split=_SPLIT), real(store, split=_SPLIT)]
+    scores = [r_precision(pictures, store, protocol) for pictures in shown]
+    text = json.dumps({"scores": [score.to_dict() for score in scores]}, indent=2) + "\n"
     write_atomically(out / "scores.json", text)
     page, picture = _write_gallery(out, model, store, recipe, scores, minutes)
-    print(f"R-precision of generated test images: {scores[0]} (real images: {scores[1]}, chance: 1.0 %)")
+    generated_share, real_share = map(_percent, scores)
+    print(
+        f"R-precision of generated test images: {generated_share} (real images: {real_share}, chance: 1.0 %)"
+    )
     print(f"scores:  {out / 'scores.json'}\nmodel:   {run.model}\ngallery: {picture}\n         {page}")
 
 
 def _write_gallery(
-    out: Path, model: Model, store: Store, recipe: Recipe, scores: Sequence[RetrievalScore], minutes: float
+    out: Path, model: Model, store: Store, recipe: Recipe, scores: Sequence[Score], minutes: float
 ) -> tuple[Path, Path]:
-    rows = store.rows("test")
+    rows = store.rows(_SPLIT)
     rows = rows[((np.arange(_SHOWN) + 0.5) * len(rows) / _SHOWN).astype(int)]
     captions = [store.captions[row][0] for row in rows]
     images = model.generate(captions, n=_IMAGES_A_CAPTION, seed=0)
@@ -74,18 +81,24 @@ def _write_gallery(
             "budget": f"{sum(model.trained.values()):,} images seen, {minutes:.1f} minutes in this call",
         },
         scores={
-            "R-precision": ShownScore(str(scores[0]), _in_words(scores[0])),
-            "R-precision of the real drawings": ShownScore(str(scores[1]), "The same, for the real images."),
+            "R-precision": ShownScore(_percent(scores[0]), _in_words(scores[0])),
+            "R-precision of the real drawings": ShownScore(
+                _percent(scores[1]), "The same, for the real images."
+            ),
             "chance": ShownScore("1.0 %", "One caption in a hundred."),
         },
     )
 
 
-def _in_words(score: RetrievalScore) -> str:
+def _percent(score: Score) -> str:
+    return f"{100 * score.value:.1f} % ± {100 * (score.spread or 0):.1f}"
+
+
+def _in_words(score: Score) -> str:
     protocol = score.protocol
     return (
         "How often an independent dual encoder ranks the image's own caption first among"
-        f" {protocol.candidates} captions: {score.num_images:,} images, one for the first caption of every"
-        f" image of the {protocol.split} split; mean and deviation over {protocol.folds} folds, seed"
-        f" {protocol.seed}."
+        f" {protocol['candidates']} captions: {protocol['num_images']:,} images, one for the first caption of"
+        f" every image of the {protocol['split']} split; mean and deviation over {protocol['folds']} folds,"
+        f" seed {protocol['seed']}."
     )
