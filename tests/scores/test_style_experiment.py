@@ -91,7 +91,7 @@ def test_no_cluster_is_empty_and_the_seed_decides() -> None:
     clusters = kmeans(points, 21, 0)
     assert (np.bincount(clusters, minlength=21) > 0).all()
     assert (clusters == kmeans(points, 21, 0)).all()
-    with pytest.raises(GanvasError, match="22 clusters need as many images .* and there are 21"):
+    with pytest.raises(GanvasError, match=r"22 clusters need as many images .* and there are 21"):
         kmeans(points, 22, 0)
 
 
