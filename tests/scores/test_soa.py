@@ -394,13 +394,14 @@ def test_a_trained_model_is_scored_and_known_again(undisturbed: Path, tmp_path: 
 
 @pytest.fixture
 def photos(tmp_path: Path) -> Store:
-    """Three photos: a bicycle that is seen, a car that is not, and one of which no objects are known."""
+    """A bicycle that is seen, a car that is not, a photo of which no objects are known, one without any."""
     with StoreWriter(tmp_path / "photos", name="p", size=4, source="drawn", licence="CC0-1.0") as writer:
-        for name, number, objects in (("1000", 1, "bicycle, dog"), ("2000", 79, "car"), ("2001", 2, "")):
+        shown = (("1000", 1, "bicycle, dog"), ("2000", 79, "car"), ("2001", 2, None), ("2999", 5, ""))
+        for name, number, objects in shown:
             image = np.zeros((4, 4, 3), np.uint8)
             image[0, 0, 0] = number
             captions = ("a man on it", "the manor") if name == "1000" else ("nothing",)
-            attributes = {"objects": objects} if objects else {}
+            attributes = {} if objects is None else {"objects": objects}
             writer.add(Record(id=name, split="val", captions=captions, attributes=attributes), image)
         writer.finish()
     return Store(tmp_path / "photos")
@@ -423,7 +424,7 @@ def test_a_store_without_the_images_is_refused(photos: Store, tmp_path: Path) ->
 
 def test_agreement_counts_pairs_of_image_and_category(photos: Store) -> None:
     found = agreement(Eye(), photos, "val")
-    assert (found.precision, found.recall, found.num_images) == (1 / 2, 1 / 3, 2)
+    assert (found.precision, found.recall, found.num_images) == (1 / 3, 1 / 3, 3)
 
 
 def test_captions_of_people_come_from_a_store_where_the_lists_have_none(

@@ -6,6 +6,8 @@ here nothing but torch is needed.
 
 from __future__ import annotations
 
+import os
+import struct
 from collections.abc import Sequence
 from pathlib import Path
 from typing import cast
@@ -29,6 +31,7 @@ from ganvas.scores.darknet_layers import (
 )
 
 _MAX_WEIGHTS = 500_000_000
+_LONGEST_HEADER = 20  # bytes
 _SLOPE = 0.1  # of Darknet's leaky ReLU
 _EPSILON = 1e-5  # of Darknet's batch normalisation
 
@@ -183,10 +186,11 @@ def _read_weights(path: Path, expected: int, network: str) -> npt.NDArray[np.flo
     try:
         size = path.stat().st_size
         with path.open("rb") as file:
-            version = np.frombuffer(file.read(12), "<i4")
-            if len(version) < 3:
+            header = file.read(12)
+            if size < _LONGEST_HEADER:
                 raise GanvasError(f"{path}: is too short for a file of Darknet's weights")
-            file.read(8 if version[0] * 10 + version[1] >= 2 else 4)
+            major, minor, _ = struct.unpack("<3i", header)
+            file.seek(8 if 10 * major + minor >= 2 else 4, os.SEEK_CUR)
             held = size - file.tell()
             if held != 4 * expected:
                 raise GanvasError(

@@ -260,7 +260,7 @@ def soa_of_real(store: Store, lists: CaptionLists, detector: Detector, protocol:
         shown = [row_of[one.image_id] for one in plan.captions]
         hits = sum(name in seen[row] for row in shown)
         results[name] = ClassResult(hits, len(shown), plan.weight)
-        known = [objects for row in shown if (objects := objects_of(store, row))]
+        known = [objects for row in shown if (objects := objects_of(store, row)) is not None]
         if known:
             annotated[name] = sum(name in objects for objects in known) / len(known)
     facts = {"images": "real", "num_real_images": len(rows), "annotated": annotated}
@@ -289,19 +289,21 @@ def agreement(detector: Detector, store: Store, split: str) -> Agreement:
     Raises:
         GanvasError: no image of the split is annotated.
     """
-    rows = [row for row in store.rows(split).tolist() if objects_of(store, row)]
-    if not rows:
+    annotated = {row: objects_of(store, row) for row in store.rows(split).tolist()}
+    true_of = {row: objects for row, objects in annotated.items() if objects is not None}
+    if not any(true_of.values()):
         raise GanvasError(f"{store.path}: no image of split '{split}' has annotated objects")
     both = found = true = 0
-    for row, labels in zip(rows, _labels(store, rows, detector), strict=True):
-        objects = objects_of(store, row)
+    seen = _labels(store, list(true_of), detector)
+    for objects, labels in zip(true_of.values(), seen, strict=True):
         both, found, true = both + len(labels & objects), found + len(labels), true + len(objects)
-    return Agreement(precision=both / found if found else 0.0, recall=both / true, num_images=len(rows))
+    return Agreement(precision=both / found if found else 0.0, recall=both / true, num_images=len(true_of))
 
 
-def objects_of(store: Store, row: int) -> frozenset[str]:
-    """The categories that an image is annotated with; none where nothing is known."""
-    return frozenset(name for name in store.attributes[row].get("objects", "").split(", ") if name)
+def objects_of(store: Store, row: int) -> frozenset[str] | None:
+    """The categories that an image is annotated with; None where nothing is known."""
+    names = store.attributes[row].get("objects")
+    return None if names is None else frozenset(name for name in names.split(", ") if name)
 
 
 def _labels(store: Store, rows: Sequence[int], detector: Detector) -> Iterator[frozenset[str]]:
