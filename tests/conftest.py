@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 from tiny_runs import Called, one_thread, tiny_recipe, write_store
@@ -52,3 +54,18 @@ def ganvas(
         return Called(stop.value.code, said.out, said.err)
 
     return call
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Any]:
+    """Chromium without a window."""
+    program = shutil.which("chromium")
+    if program is None:
+        pytest.skip("chromium is not installed: pages cannot be looked at")
+    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+    flags = "--no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking"
+    arguments = [*flags.split(), "--disable-component-update", "--disable-sync"]
+    with playwright.sync_playwright() as running:
+        opened = running.chromium.launch(executable_path=program, args=arguments)
+        yield opened
+        opened.close()

@@ -300,11 +300,11 @@ def _read_or_warn(path: Path) -> Scored | None:
 
 def _owner(file: Scored, models: Sequence[Path], names: Sequence[str]) -> int:
     """The number of the model that a file of scores belongs to."""
-    place = Path(file.model).resolve()
+    place = _run(Path(file.model)).resolve()
     tests = (
         [name == file.model for name in names],
-        [place in (path.resolve(), _run(path).resolve()) for path in models],
-        [_run(path).resolve().name == Path(file.model).name for path in models],
+        [place == _run(path).resolve() for path in models],
+        [place.name == _run(path).resolve().name for path in models],
     )
     for fits in tests:
         if sum(fits) == 1:

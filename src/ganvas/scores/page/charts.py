@@ -14,6 +14,7 @@ _WIDTH, _HEIGHT = 340.0, 196.0
 _LEFT, _RIGHT, _TOP, _BOTTOM = 42.0, 8.0, 8.0, 24.0
 _MAX_POINTS = 160
 _OUTLIERS = 0.02  # share of the values at either end that may be cut off, if the rest then fills the chart
+_FINEST = 1e-9  # of the values: a smaller range would be noise of their last digits
 _STRETCH = 2.5  # how much larger the whole range has to be for that
 
 
@@ -79,7 +80,7 @@ def axis(low: float, high: float, count: int, *, whole: bool = False) -> Axis:
         count: grid lines wished for.
         whole: the axis begins and ends at a grid line.
     """
-    if high <= low:
+    if high - low <= _FINEST * max(abs(low), abs(high)):
         room = abs(low) * 0.1 or 1.0
         low, high = low - room, high + room
     rough = (high - low) / count
