@@ -1,0 +1,196 @@
+"""Inception score: closed forms, the formula by brute force, other libraries, and the papers' protocols."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tiny_runs import write_store
+
+from ganvas.data.store import Store
+from ganvas.errors import GanvasError
+from ganvas.scores.classifiers import LogitSource, load_classifier
+from ganvas.scores.inception_score import InceptionProtocol, SplitSums, dealt, inception_score, without_class
+from ganvas.scores.pictures import Pictures, real
+from ganvas.scores.score import differences
+
+pytestmark = pytest.mark.usefixtures("single_threaded")
+
+
+def pictures(num: int, batch: int = 7) -> Pictures:
+    """Images that are all one value: their own number."""
+    every = np.broadcast_to(np.arange(num, dtype=np.uint8)[:, None, None, None], (num, 4, 4, 3))
+    return Pictures(
+        captions=["x"] * num,
+        rows=np.arange(num),
+        batches=lambda: iter([every[first : first + batch] for first in range(0, num, batch)]),
+        about={"data": "none", "num_images": num},
+        kind="real",
+    )
+
+
+def table(logits: torch.Tensor, has_background: bool = True) -> LogitSource:
+    """A network that says row i of image i."""
+    return LogitSource(
+        name="table",
+        digest="0",
+        has_background=has_background,
+        logits=lambda batch: logits[torch.from_numpy(batch[:, 0, 0, 0].astype(np.int64))],
+    )
+
+
+def score_of(logits: torch.Tensor, **protocol: int | None) -> tuple[float, float]:
+    chosen = InceptionProtocol(**protocol)  # type: ignore[arg-type]
+    score = inception_score(pictures(len(logits)), store=None, protocol=chosen, source=table(logits))  # type: ignore[arg-type]
+    assert score.spread is not None
+    return score.value, score.spread
+
+
+def brute_force(probabilities: npt.NDArray[np.float64]) -> float:
+    """The formula, image by image and class by class."""
+    marginal = probabilities.mean(axis=0)
+    divergences = [
+        sum(p * (np.log(p) - np.log(q)) for p, q in zip(row, marginal, strict=True) if p > 0)
+        for row in probabilities
+    ]
+    return float(np.exp(np.mean(divergences)))
+
+
+@pytest.mark.parametrize("classes", [2, 5, 20])
+@pytest.mark.parametrize("splits", [1, 5])
+def test_sure_and_even_predictions_score_the_number_of_classes(classes: int, splits: int) -> None:
+    one_hot = torch.eye(classes).repeat(splits * 2, 1) * 1000
+    assert score_of(one_hot, splits=splits) == pytest.approx((classes, 0), abs=1e-9)
+
+
+@pytest.mark.parametrize("row", [[0.0, 0, 0], [5.0, 1, -2], [1000.0, 0, 0]])
+def test_images_that_all_look_alike_score_one(row: list[float]) -> None:
+    assert score_of(torch.tensor(row).repeat(40, 1)) == pytest.approx((1, 0), abs=1e-9)
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(1, 4), st.integers(2, 9), st.integers(4, 60), st.floats(0.1, 8), st.integers(0, 9))
+def test_it_is_the_formula(splits: int, classes: int, num: int, scale: float, seed: int) -> None:
+    logits = torch.randn(num, classes, generator=torch.Generator().manual_seed(seed)) * scale
+    probabilities = logits.double().softmax(dim=1).numpy()
+    parts = [probabilities[i * num // splits : (i + 1) * num // splits] for i in range(splits)]
+    each = [brute_force(part) for part in parts]
+    assert score_of(logits, splits=splits) == pytest.approx((np.mean(each), np.std(each)), rel=1e-9, abs=1e-9)
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_other_libraries_find_the_same() -> None:
+    module = pytest.importorskip("torchmetrics.image.inception", reason="needs torchmetrics")
+    logits = torch.randn(200, 10, generator=torch.Generator().manual_seed(0)) * 3
+    value, _ = score_of(logits, splits=1)
+    theirs = module.InceptionScore(feature=torch.nn.Identity(), splits=1)
+    theirs.update(logits)
+    assert value == pytest.approx(theirs.compute()[0].item(), rel=1e-5)
+
+
+def test_the_size_of_batches_does_not_matter() -> None:
+    probabilities = torch.randn(30, 4, generator=torch.Generator().manual_seed(0)).softmax(dim=1)
+    part = dealt(30, InceptionProtocol(splits=3))
+    found = []
+    for size in (1, 7, 30):
+        sums = SplitSums(3)
+        for first in range(0, 30, size):
+            sums.add(probabilities[first : first + size], part[first : first + size])
+        found.append(sums.scores())
+    np.testing.assert_allclose(found, [found[0]] * 3, rtol=1e-12)
+
+
+def test_the_background_is_cut_off_before_the_softmax() -> None:
+    logits = torch.eye(4).repeat(5, 1) * 1000
+    with_background = torch.cat([torch.full((20, 1), 5000.0), logits], dim=1)
+    assert score_of(with_background, splits=1) == pytest.approx((1, 0))
+    assert score_of(with_background, splits=1, background=0) == pytest.approx((4, 0))
+    assert without_class(torch.arange(3.0)[None], 1).tolist() == [[0, 2]]
+    with pytest.raises(GanvasError, match="background: 5 is none of the classifier's 5 classes"):
+        score_of(with_background, background=5)
+
+
+def test_a_classifier_without_a_background_keeps_all_its_classes_and_the_protocol_says_so() -> None:
+    logits = torch.eye(4).repeat(5, 1) * 1000
+    protocol = InceptionProtocol(splits=1, background=0)
+    score = inception_score(pictures(20), None, protocol, table(logits, has_background=False))  # type: ignore[arg-type]
+    assert score.value == pytest.approx(4) and score.protocol["background"] is None
+
+
+def test_images_are_dealt_in_order_all_of_them_and_as_evenly_as_can_be() -> None:
+    part = dealt(103, InceptionProtocol())
+    assert (np.diff(part) >= 0).all() and set(np.bincount(part).tolist()) == {10, 11}
+    shuffled = dealt(103, InceptionProtocol(shuffle_seed=0))
+    assert (np.bincount(shuffled) == np.bincount(part)).all() and (np.diff(shuffled) < 0).any()
+    assert (shuffled == dealt(103, InceptionProtocol(shuffle_seed=0))).all()
+    assert (shuffled != dealt(103, InceptionProtocol(shuffle_seed=1))).any()
+
+
+def test_the_papers_code_drops_the_last_partial_batch_after_shuffling() -> None:
+    paper = InceptionProtocol(drop_last_batch_of=64)
+    part = dealt(200, paper)
+    assert (part[:192] >= 0).all() and (part[192:] == -1).all()
+    shuffled = dealt(200, replace(paper, shuffle_seed=0))
+    assert (shuffled == -1).sum() == 8 and (shuffled[:192] == -1).any()
+    assert (dealt(192, paper) >= 0).all()
+    logits = torch.cat([torch.zeros(192, 2), torch.eye(2).repeat(4, 1) * 1000])
+    assert score_of(logits, splits=1, drop_last_batch_of=64)[0] == pytest.approx(1)
+    assert score_of(logits, splits=1)[0] > 1.01
+
+
+@pytest.mark.parametrize(
+    ("num", "changes"), [(9, {}), (70, {"splits": 65, "drop_last_batch_of": 64}), (5, {"splits": 0})]
+)
+def test_too_few_images_are_one_line(num: int, changes: dict[str, int]) -> None:
+    with pytest.raises(GanvasError, match="score more images") as refused:
+        dealt(num, InceptionProtocol(**changes))  # type: ignore[arg-type]
+    assert "\n" not in str(refused.value)
+
+
+def test_a_score_says_what_fixes_it() -> None:
+    logits = torch.randn(40, 4, generator=torch.Generator().manual_seed(0))
+    first, second = (
+        inception_score(
+            pictures(40),
+            store=None,  # type: ignore[arg-type]
+            protocol=InceptionProtocol(splits=splits, shuffle_seed=0),
+            source=table(logits),
+        )
+        for splits in (2, 4)
+    )
+    assert first.protocol["data"] == "none" and first.protocol["classifier"] == "table"
+    assert differences(first, second) == ["splits: 2 here, 4 there"]
+    assert first.facts["num_classes"] == 4 and len(second.facts["splits"]) == 4
+
+
+def test_the_classifier_that_ships_scores_and_another_head_is_another_score(tmp_path: Path) -> None:
+    store = write_store(tmp_path / "data", splits=(2, 2, 20))
+    shown = real(store, split="test")
+    subject, style = (
+        inception_score(shown, store, InceptionProtocol(splits=2, head=head)) for head in (None, "style")
+    )
+    assert subject.name == "inception score classifier-emoji subject" and style.name.endswith("style")
+    assert 1 <= style.value <= 3 and subject.facts["num_classes"] > 1000
+    with pytest.raises(GanvasError, match="has no head 'class'"):
+        inception_score(shown, store, InceptionProtocol(head="class"))
+
+
+@pytest.mark.parametrize("name", ["nonsense", "no/where", ".", ".."])
+def test_a_classifier_that_is_not_there_is_one_line(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(GanvasError, match=r"none of this name ships|holds no model") as refused:
+        load_classifier(name)
+    assert "\n" not in str(refused.value)
+
+
+def test_a_model_that_is_no_classifier_is_one_line(undisturbed: Path, store: Store) -> None:
+    with pytest.raises(GanvasError, match="holds no classifier"):
+        inception_score(real(store, split="test"), store, InceptionProtocol(classifier=str(undisturbed)))
