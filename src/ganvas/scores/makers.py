@@ -73,15 +73,21 @@ def _attributes(job: Job) -> Sequence[Score]:
 
 
 def _soa(job: Job) -> Sequence[Score]:
-    from ganvas.scores.detectors import DetectorSettings
-    from ganvas.scores.soa import SoaProtocol, read_captions, soa
+    from ganvas.scores.detectors import DetectorSettings, load_detector
+    from ganvas.scores.soa import SoaProtocol, soa, soa_of_real
+    from ganvas.scores.soa_captions import read_caption_lists
 
+    if job.target.pictures.kind not in ("generated", "real"):
+        raise Missing("SOA has captions of its own, so it scores models and real images only")
+    lists = read_caption_lists(Path(_tool(job, "captions", "the caption lists (soa_captions.json.gz)")))
+    detector = load_detector(
+        DetectorSettings(weights=_tool(job, "detector", "the weights of YOLOv3 (yolov3.weights)"))
+    )
+    protocol = _settings(SoaProtocol, job)
     if job.target.model is None:
-        raise Missing("SOA generates its own images, so it scores models only")
-    captions = _tool(job, "captions", "the caption lists (soa_captions.json.gz)")
-    weights = _tool(job, "detector", "the weights of YOLOv3 (yolov3.weights)")
-    protocol = _settings(SoaProtocol, job, detector=DetectorSettings(weights=weights))
-    return soa(job.target.model, read_captions(Path(captions)), protocol)
+        return soa_of_real(job.store, lists, detector, protocol)
+    folder = None if job.target.path is None else job.target.path / "soa"  # a long work, kept by category
+    return soa(job.target.model, lists, detector, protocol, folder=folder)
 
 
 def _size(job: Job) -> Sequence[Score]:
