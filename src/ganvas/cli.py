@@ -224,13 +224,38 @@ def compare(
     caption: Annotated[
         list[str] | None, typer.Option(help="To generate, as often as needed; by default from the data.")
     ] = None,
+    scores: Annotated[
+        list[Path] | None,
+        typer.Option(help="A file of scores besides those in the runs, as often as needed."),
+    ] = None,
+    vary: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="A caption, then = and what stands for one word: 'a red apple=red=green,blue'.",
+            metavar="CAPTION=WORD=OTHERS",
+        ),
+    ] = None,
     seed: Annotated[int, typer.Option(help="Of the noise.", min=0)] = 0,
     out: Annotated[Path, typer.Option(help="The HTML file.")] = Path("comparison.html"),
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "auto",
 ) -> None:
     """Write one web page: scores, learning curves, and what each model generates for the same captions."""
     from ganvas.scores.compare import compare as make_page
+    from ganvas.scores.word_swaps import read_swap
 
-    print(make_page(models, out, data=data, captions=caption, seed=seed))
+    swaps = [read_swap(*text.partition("=")[::2]) for text in vary or []]
+    print(
+        make_page(
+            models,
+            out,
+            data=data,
+            captions=caption,
+            scores=scores or (),
+            vary=swaps,
+            seed=seed,
+            device=device,
+        )
+    )
 
 
 @app.command()
