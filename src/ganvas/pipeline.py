@@ -26,6 +26,7 @@ from ganvas.text import build
 from ganvas.text.encoder import NoText, Text
 from ganvas.text.tokenizer import FILE as VOCABULARY
 from ganvas.text.tokenizer import check_caption
+from ganvas.text.transformer import CONFIG_FILE as TRANSFORMER
 
 FORMAT = 1
 MAX_IMAGES = 100_000
@@ -336,15 +337,17 @@ def _read_config(folder: Path) -> dict[str, Any]:
 
 def _read_files(folder: Path) -> dict[str, str]:
     """The text encoder's own files."""
-    path = folder / VOCABULARY
-    if not path.exists():
-        return {}
-    try:
-        if path.stat().st_size > _MAX_FILE_BYTES:
-            raise GanvasError(f"{path}: larger than {_MAX_FILE_BYTES:,} bytes, so it is no vocabulary")
-        return {VOCABULARY: path.read_text(encoding="utf-8")}
-    except (OSError, UnicodeDecodeError) as error:
-        raise GanvasError(f"{path}: cannot be read ({error}); copy the model again") from None
+    found = {}
+    for path in (folder / VOCABULARY, folder / TRANSFORMER):
+        if not path.exists():
+            continue
+        try:
+            if path.stat().st_size > _MAX_FILE_BYTES:
+                raise GanvasError(f"{path}: larger than {_MAX_FILE_BYTES:,} bytes; it is none of a model's")
+            found[path.name] = path.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise GanvasError(f"{path}: cannot be read ({error}); copy the model again") from None
+    return found
 
 
 def _load_weights(system: System, weights: Mapping[str, Tensor], folder: Path) -> None:

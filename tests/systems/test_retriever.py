@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -11,6 +14,7 @@ from ganvas.systems.gan_int_cls import GanIntCls, GanIntClsSettings
 from ganvas.systems.joint_embedding import JointEmbeddingSettings
 from ganvas.systems.retriever import Retriever, RetrieverSettings
 from ganvas.text import build
+from ganvas.text.encoder import Text, TextEncoder
 from ganvas.text.settings import BiLstmSettings, CharCnnRnnSettings
 
 CAPTIONS = ["red", "green", "blue", "white"]
@@ -100,3 +104,47 @@ def test_standardizing_happens_at_the_end_of_the_text_phase() -> None:
     sentence = system.embed(CAPTIONS).sentence
     assert torch.allclose(sentence.std(dim=0), torch.ones(8), atol=1e-2)
     assert all(phase.finish is None for phase in system.phases()[1:])
+
+
+class FrozenStub(TextEncoder):
+    """Comes trained: each caption has a vector."""
+
+    trained_here = False
+    sentence_dim = word_dim = 6
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.table = torch.nn.Embedding(256, 6)
+
+    def tokenize(self, captions: Sequence[str]) -> torch.Tensor:
+        return torch.tensor([[ord(caption[0])] for caption in captions])
+
+    def forward(self, tokens: torch.Tensor) -> Text:
+        words = self.table(tokens)
+        return Text(words[:, 0], words, tokens != 0)
+
+    def files(self) -> dict[str, str]:
+        return {}
+
+
+def test_a_frozen_text_encoder_stays_as_it_is_and_its_sentences_are_mapped_to_the_common_space() -> None:
+    torch.manual_seed(0)
+    settings = JointEmbeddingSettings(image_width=4, objective="info-nce", same_class_matches=False)
+    system = Retriever(RetrieverSettings(joint_embedding=settings, features=8), FrozenStub(), 16)
+    (phase,) = system.phases()
+    assert not phase.trains_text and list(phase.averaged) == [system.joint_embedding]
+    (turn,) = phase.turns
+    before = system.text_encoder.table.weight.clone()  # type: ignore[union-attr]
+    parameters = [p for module in turn.modules for p in module.parameters()]
+    optimizer = torch.optim.Adam(parameters, lr=1e-2)
+    batch = replace(coloured_batch(system), tokens=None, text=system.embed(CAPTIONS))
+    for _ in range(60):
+        losses = turn.loss(batch, phase.draw(batch))
+        optimizer.zero_grad()
+        losses.total.backward(retain_graph=True)
+        optimizer.step()
+    assert losses.terms["accuracy"] == 1
+    assert torch.equal(before, system.text_encoder.table.weight)  # type: ignore[union-attr]
+    with torch.no_grad():
+        assert system.caption_features(CAPTIONS).shape == (4, 8)
+        assert system.image_features(batch.images).shape == (4, 8)

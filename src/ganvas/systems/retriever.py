@@ -23,6 +23,9 @@ class RetrieverSettings:
 
     joint_embedding: JointEmbeddingSettings = field(default_factory=JointEmbeddingSettings)
     """Objective and widths; recipes take InfoNCE."""
+    features: int = 0
+    """Width of the space, to which a linear layer then maps sentences; 0 is the sentence's own, without it.
+    A frozen text encoder wants one."""
 
 
 class Retriever(System):
@@ -41,7 +44,9 @@ class Retriever(System):
         super().__init__()
         self.settings, self.image_size = settings, image_size
         self.text_encoder = text_encoder
-        self.joint_embedding = JointEmbedding(settings.joint_embedding, text_encoder, image_size)
+        self.joint_embedding = JointEmbedding(
+            settings.joint_embedding, text_encoder, image_size, features=settings.features
+        )
 
     def generate(self, text: Text, noise: Tensor) -> list[Tensor]:
         """Not what it is for."""
@@ -55,9 +60,11 @@ class Retriever(System):
 
     def caption_features(self, captions: Sequence[str]) -> Tensor:
         """Captions to unit vectors ``(B, D)``."""
-        return F.normalize(self.embed(captions).sentence.float(), dim=1)
+        sentences = self.joint_embedding.text_projection(self.embed(captions).sentence)
+        return F.normalize(sentences.float(), dim=1)
 
     def phases(self) -> Sequence[Phase]:
         """One."""
         (phase,) = self.joint_embedding.phases()
-        return [replace(phase, averaged=[self.text_encoder, self.joint_embedding])]
+        text = [self.text_encoder] if self.text_encoder.trained_here else []
+        return [replace(phase, averaged=[*text, self.joint_embedding])]

