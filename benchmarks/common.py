@@ -87,6 +87,8 @@ def make_bench(recipe: Recipe, device: torch.device) -> Bench:
     Raises:
         GanvasError: the recipe trains no generator.
     """
+    if recipe.text is None:
+        raise GanvasError(f"recipe {recipe.name}: trains no generator; choose one that does")
     with torch.device("meta"):
         like = build(recipe.text, ["a caption"], None)
     torch.manual_seed(0)

@@ -124,6 +124,7 @@ def train(
     if dry_run:
         print(chosen.to_yaml(), end="")
         return
+    from ganvas.systems import find
     from ganvas.training.device import choose_device
     from ganvas.training.loop import train as run_training
     from ganvas.training.run import recipe_store
@@ -131,7 +132,9 @@ def train(
     choose_device(chosen.training.device)
     run = run_training(chosen, recipe_store(chosen, data), out or Path("runs") / chosen.name)
     if _is_first_process():
-        print(f'trained: {run.folder}\ngenerate with: ganvas generate {run.folder} "a caption"')
+        print(f"trained: {run.folder}")
+        if find(chosen.system).system.generates:
+            print(f'generate with: ganvas generate {run.folder} "a caption"')
 
 
 @app.command()

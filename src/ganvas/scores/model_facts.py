@@ -35,7 +35,7 @@ def model_facts(models: Sequence[Model]) -> list[Fact]:
     facts = {
         "recipe": [recipe.name for recipe in recipes],
         "system": [recipe.system for recipe in recipes],
-        "text encoder": [recipe.text.encoder for recipe in recipes],
+        "text encoder": [recipe.text.encoder if recipe.text else "none" for recipe in recipes],
         "trained on": [recipe.data.set for recipe in recipes],
         "images": [f"{model.image_size} \u00d7 {model.image_size} px" for model in models],
         "seen in training": [_trained(model) for model in models],
