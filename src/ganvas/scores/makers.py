@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import fields
 from importlib.resources import files
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 from ganvas.scores.score import Score
 from ganvas.scores.scoring import Job, Maker, Missing
@@ -100,7 +100,7 @@ def _size(job: Job) -> Sequence[Score]:
 
 MAKERS: dict[str, Maker] = {
     "distances": lambda job: _distances(("frechet", "kid", "precision", "recall"), job),
-    "fid": _fid,
+    "fid": lambda job: _distances(("frechet",), job),
     "inception score": _inception,
     "r-precision": _retrieval,
     "r-precision damsm": _damsm,
