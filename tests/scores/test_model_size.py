@@ -62,7 +62,7 @@ def test_scores_of_a_model_carry_the_machine_where_it_matters(undisturbed: Path)
     folder = undisturbed / "model"
     scores = {
         score.name: score
-        for score in model_size(model, SizeProtocol(batches=(1, 8), repeats=3), folder=folder)
+        for score in model_size(model, SizeProtocol(batches=(1, 8), repeats=3), folder=undisturbed)
     }
     assert list(scores) == ["parameters", "FLOPs", "ms per image, batch 1", "ms per image, batch 8"]
     size, flops, single, many = scores.values()

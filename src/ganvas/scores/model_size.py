@@ -42,7 +42,7 @@ def model_size(
     Args:
         model: that generates.
         protocol: batches and repeats.
-        folder: the model's, for its bytes.
+        folder: the model's, or its run's, for its bytes.
 
     Returns:
         ``parameters`` of all that generating needs; ``FLOPs`` of one image, its caption encoded already (a
@@ -58,6 +58,7 @@ def model_size(
     parameters = num_parameters(model)
     facts: dict[str, Any] = {"parts": parameters, "weight_bytes": _weight_bytes(model)}
     if folder is not None:
+        folder = folder / "model" if (folder / "model" / "config.json").is_file() else folder
         facts["folder_bytes"] = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
     scores = [
         Score(name="parameters", value=parameters["total"], better="lower", protocol=dict(size), facts=facts),
