@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import fields
+from dataclasses import fields, replace
 from importlib.resources import files
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
+from ganvas.scores.pictures import Pictures, real
 from ganvas.scores.score import Score
 from ganvas.scores.scoring import Job, Maker, Missing
 
@@ -26,20 +27,29 @@ def _tool(job: Job, name: str, what: str) -> str:
     return job.tools[name]
 
 
-def _distances(names: Sequence[str], job: Job) -> Sequence[Score]:
-    from ganvas.scores.frechet import FeatureProtocol, feature_scores
+def _distances(
+    which: Sequence[Literal["frechet", "kid", "precision", "recall"]], job: Job
+) -> Sequence[Score]:
+    from ganvas.scores.feature_networks.weights import NoFeatures
+    from ganvas.scores.features import DEFAULT
+    from ganvas.scores.frechet import FrechetProtocol, feature_scores
 
-    backend = job.settings.get("features") or job.tools.get("features", "lite0")
-    protocol = _settings(FeatureProtocol, job, features=backend)
-    return feature_scores(job.target.pictures, job.store, protocol, which=names)
+    backend = job.settings.get("features") or job.tools.get("features", DEFAULT)
+    protocol = _settings(FrechetProtocol, job, features=backend)
+    weights = job.tools.get("weights")
+    try:
+        return feature_scores(_not_the_reference(job), job.store, protocol, which, weights=weights)
+    except NoFeatures as reason:
+        raise Missing(str(reason)) from None
 
 
-def _fid(job: Job) -> Sequence[Score]:
-    if "weights" not in job.tools:
-        raise Missing(
-            "give the FID Inception's weights with --use weights=pt_inception-2015-12-05-6726825d.pth"
-        )
-    return _distances(("frechet",), job)
+def _not_the_reference(job: Job) -> Pictures:
+    """What is scored; of real images, which are the reference themselves, as many of the training split."""
+    pictures, store = job.target.pictures, job.store
+    if pictures.kind == "generated" or pictures.kind == "folder" or not store.info.splits["train"]:
+        return pictures
+    num = min(len(pictures), store.info.splits["train"])
+    return replace(real(store, split="train", num=num), about=pictures.about, kind=pictures.kind)
 
 
 def _inception(job: Job) -> Sequence[Score]:
