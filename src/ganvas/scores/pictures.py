@@ -112,7 +112,7 @@ def real(
         shuffled: each stands for the caption of another one.
     """
     captions, rows = chosen_captions(store, split, num, seed)
-    shown = np.random.default_rng([seed, 2]).permutation(rows) if shuffled else rows
+    shown = np.random.default_rng(seed).permutation(rows) if shuffled else rows
     return Pictures(
         captions=captions,
         rows=rows,
