@@ -16,7 +16,7 @@ from torch import Tensor
 
 Features = npt.NDArray[np.float32]
 Float64 = npt.NDArray[np.float64]
-_BLOCK = 2048
+_BLOCK = 4096
 """Rows a matrix product takes at once: with fewer, adding up costs more than multiplying."""
 _CHUNK = 2**24  # distances at once
 _SEEN = 1e-8
