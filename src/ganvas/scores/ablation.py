@@ -154,7 +154,7 @@ def _write(out: Path, rows: Sequence[Row], variants: Sequence[Variant]) -> None:
                 "recipe": row.variant.recipe,
                 "overrides": list(row.variant.overrides),
                 "images": row.images,
-                "seconds": round(row.seconds, 1),
+                "seconds": round(row.seconds, 4),
                 "scores": [s.to_dict() for s in row.scores],
             }
             for row in rows
