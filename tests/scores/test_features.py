@@ -13,8 +13,8 @@ from feature_stand_ins import TINY, Tiny, tiny_features
 from torch import nn
 
 from ganvas.errors import GanvasError
-from ganvas.scores.feature_networks.inception import Inception
-from ganvas.scores.feature_networks.weights import NoFeatures, fetched, fold_normalisation
+from ganvas.networks.inception import Inception
+from ganvas.networks.weights import NoFeatures, fetched, fold_normalisation
 from ganvas.scores.features import BACKENDS, Extractor, resized
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (150, 16, 16, 3)).astype(np.uint8)
@@ -333,3 +333,14 @@ def test_a_folder_without_a_model_is_one_line(tmp_path: Path) -> None:
     with pytest.raises(NoFeatures, match="features 'clip': cannot open") as error:
         Extractor("clip", weights=str(tmp_path))
     assert "\n" not in str(error.value)
+
+
+def test_lite0_offers_its_maps_at_a_16th_and_a_32nd_of_the_size():
+    pytest.importorskip("efficientnet_lite_pytorch")
+    from ganvas.networks.lite0 import lite0
+
+    network = lite0()[0].eval()
+    images = torch.randn(1, 3, 96, 96)
+    middle, last = network.maps(images)
+    assert middle.shape == (1, 112, 6, 6) and last.shape == (1, 1280, 3, 3)
+    torch.testing.assert_close(last.mean(dim=(2, 3)), network(images))

@@ -20,8 +20,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ganvas.errors import GanvasError, did_you_mean
-from ganvas.scores.feature_networks.inception import Inception
-from ganvas.scores.feature_networks.weights import digest, fetched, fold_normalisation, load_weights, variable
+from ganvas.networks.inception import Inception
+from ganvas.networks.weights import digest, fetched, fold_normalisation, load_weights, variable
 from ganvas.training.device import choose_device
 
 Resize = Literal["bilinear, antialiased", "bicubic, antialiased", "bilinear, TensorFlow 1"]
@@ -196,7 +196,7 @@ def _corner_bilinear(images: Tensor, size: int, dim: int) -> Tensor:
 
 
 def _build_lite0(weights: str | None) -> nn.Module:
-    from ganvas.scores.feature_networks.lite0 import lite0
+    from ganvas.networks.lite0 import lite0
 
     network, own = lite0()
     load_weights(network, Path(weights) if weights else own, "lite0", prefix="network.")
@@ -214,7 +214,7 @@ def _build_inception(name: str, url: str, *others: str) -> Callable[[str | None]
 
 def _build_vision(name: str, kind: str, output: str, default: str) -> Callable[[str | None], nn.Module]:
     def build(weights: str | None) -> nn.Module:
-        from ganvas.scores.feature_networks.vision import open_vision
+        from ganvas.networks.vision import open_vision
 
         return open_vision(name, kind, output, weights or default)
 

@@ -30,7 +30,7 @@ def _tool(job: Job, name: str, what: str) -> str:
 def _distances(
     which: Sequence[Literal["frechet", "kid", "precision", "recall"]], job: Job
 ) -> Sequence[Score]:
-    from ganvas.scores.feature_networks.weights import NoFeatures
+    from ganvas.networks.weights import NoFeatures
     from ganvas.scores.features import DEFAULT
     from ganvas.scores.frechet import FrechetProtocol, feature_scores
 

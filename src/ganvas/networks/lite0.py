@@ -7,7 +7,9 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from ganvas.scores.feature_networks.weights import NoFeatures
+from ganvas.networks.weights import NoFeatures
+
+_FIFTH_GROUP = 11  # blocks of the groups up to it
 
 
 class Lite0(nn.Module):
@@ -20,6 +22,21 @@ class Lite0(nn.Module):
     def __init__(self, network: nn.Module) -> None:
         super().__init__()
         self.network = network
+
+    def maps(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Features at a 16th of the images' size, ``(B, 112, S/16, S/16)`` of the fifth group of blocks, and at
+        a 32nd, ``(B, 1280, S/32, S/32)`` of the last layer.
+
+        Args:
+            images: ``(B, 3, S, S)``, as ``forward`` takes them, of any size.
+        """
+        network: Any = self.network
+        x = network._swish(network._bn0(network._conv_stem(images)))
+        for number, block in enumerate(network._blocks, start=1):
+            x = block(x)
+            if number == _FIFTH_GROUP:
+                middle = x
+        return middle, network._swish(network._bn1(network._conv_head(x)))
 
     def forward(self, images: Tensor) -> Tensor:
         """``(B, 1280)`` of images ``(B, 3, 224, 224)``."""

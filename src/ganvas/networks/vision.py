@@ -7,7 +7,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from ganvas.errors import GanvasError
-from ganvas.scores.feature_networks.weights import NoFeatures
+from ganvas.networks.weights import NoFeatures
 
 
 class Vision(nn.Module):

@@ -1,4 +1,4 @@
-"""Inception-v3 up to its last pooling, for the two sets of weights that FIDs are made with.
+"""Inception-v3 up to its last pooling, for the two sets of weights that FIDs are made with, and for DAMSM.
 
 Modules have the names of torchvision's, because the weight files have them: of torchvision's own weights, and
 of those of the TensorFlow graph that the first FID used (``tensorflow``). The networks differ in their pools:
@@ -53,16 +53,23 @@ class Inception(nn.Module):
         self.Mixed_7b = Coarse(1280, average)
         self.Mixed_7c = Coarse(2048, maximum if tensorflow else average)
 
-    def forward(self, images: Tensor) -> Tensor:
-        """``(B, 2048)`` of images ``(B, 3, 299, 299)``."""
+    def maps(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """The outputs of two blocks, ``(B, 768, 17, 17)`` of Mixed_6e and ``(B, 2048, 8, 8)`` of Mixed_7c.
+
+        Args:
+            images: ``(B, 3, 299, 299)``.
+        """
         x = self.Conv2d_2b_3x3(self.Conv2d_2a_3x3(self.Conv2d_1a_3x3(images)))
         x = _shrink(x)
         x = self.Conv2d_4a_3x3(self.Conv2d_3b_1x1(x))
         x = _shrink(x)
-        for name, block in self.named_children():
-            if name.startswith("Mixed"):
-                x = block(x)
-        features: Tensor = x.float().mean(dim=(2, 3))
+        x = self.Mixed_6a(self.Mixed_5d(self.Mixed_5c(self.Mixed_5b(x))))
+        x = self.Mixed_6e(self.Mixed_6d(self.Mixed_6c(self.Mixed_6b(x))))
+        return x, self.Mixed_7c(self.Mixed_7b(self.Mixed_7a(x)))
+
+    def forward(self, images: Tensor) -> Tensor:
+        """``(B, 2048)`` of images ``(B, 3, 299, 299)``."""
+        features: Tensor = self.maps(images)[1].float().mean(dim=(2, 3))
         return features
 
 

@@ -1,0 +1,1 @@
+"""Networks that come trained: for the features of scores, and for image encoders that start from them."""

@@ -1,1 +1,0 @@
-"""Networks whose features the distances compare."""
