@@ -24,8 +24,10 @@ class Lite0(nn.Module):
         self.network = network
 
     def maps(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """Features at a 16th of the images' size, ``(B, 112, S/16, S/16)`` of the fifth group of blocks, and at
-        a 32nd, ``(B, 1280, S/32, S/32)`` of the last layer.
+        """Features at a 16th and at a 32nd of the images' size.
+
+        The first are ``(B, 112, S/16, S/16)`` of the fifth group of blocks, the second ``(B, 1280, S/32,
+        S/32)`` of the last layer.
 
         Args:
             images: ``(B, 3, S, S)``, as ``forward`` takes them, of any size.
