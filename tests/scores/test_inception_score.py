@@ -15,7 +15,15 @@ from tiny_runs import write_store
 
 from ganvas.data.store import Store
 from ganvas.errors import GanvasError
-from ganvas.scores.classifiers import LogitSource, load_classifier
+from ganvas.networks.inception import InceptionClassifier
+from ganvas.scores.classifiers import (
+    IMAGENET,
+    LogitSource,
+    imagenet_classifier,
+    load_classifier,
+    open_classifier,
+)
+from ganvas.scores.features import BACKENDS, Extractor
 from ganvas.scores.inception_score import InceptionProtocol, SplitSums, dealt, inception_score, without_class
 from ganvas.scores.pictures import Pictures, real
 from ganvas.scores.score import differences
@@ -50,6 +58,13 @@ def score_of(logits: torch.Tensor, **protocol: int | None) -> tuple[float, float
     score = inception_score(pictures(len(logits)), store=None, protocol=chosen, source=table(logits))  # type: ignore[arg-type]
     assert score.spread is not None
     return score.value, score.spread
+
+
+def test_how_unsure_the_network_is_stands_beside_the_score() -> None:
+    logits = torch.tensor([[0.0, 0, 0, 0], [0, 0, 0, 1000]]).repeat(10, 1)
+    protocol = InceptionProtocol(splits=2)
+    score = inception_score(pictures(20), None, protocol, table(logits))  # type: ignore[arg-type]
+    assert score.facts["negative_log_posterior"] == pytest.approx(np.log(4) / 2)
 
 
 def brute_force(probabilities: npt.NDArray[np.float64]) -> float:
@@ -194,3 +209,85 @@ def test_a_classifier_that_is_not_there_is_one_line(
 def test_a_model_that_is_no_classifier_is_one_line(undisturbed: Path, store: Store) -> None:
     with pytest.raises(GanvasError, match="holds no classifier"):
         inception_score(real(store, split="test"), store, InceptionProtocol(classifier=str(undisturbed)))
+
+
+# --- ImageNet's own classes
+
+
+@pytest.fixture(scope="module", params=IMAGENET)
+def imagenet(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Path]:
+    """A network's name, and a file like the real one, under whose weights features stay alive."""
+    tensorflow = request.param == "inception-fid"
+    network = alive(InceptionClassifier(tensorflow=tensorflow))
+    tensors = {k: v for k, v in network.state_dict().items() if not k.endswith("num_batches_tracked")}
+    if tensorflow:
+        tensors["fc.bias"] = torch.linspace(-500, 500, 1008)  # which the score goes without
+    path = tmp_path_factory.mktemp("imagenet") / "inception.pth"
+    torch.save(tensors, path)
+    return request.param, path
+
+
+def alive(network: torch.nn.Module) -> torch.nn.Module:
+    random = torch.Generator().manual_seed(0)
+    for value in network.parameters():
+        if value.dim() > 1:
+            value.data.normal_(0, (2 / value[0].numel()) ** 0.5, generator=random)
+    return network
+
+
+def few(seed: int = 0) -> npt.NDArray[np.uint8]:
+    return np.random.default_rng(seed).integers(0, 256, (3, 20, 20, 3)).astype(np.uint8)
+
+
+def test_imagenets_logits_are_its_features_through_the_last_layer(imagenet: tuple[str, Path]) -> None:
+    name, path = imagenet
+    found = imagenet_classifier(name, weights=str(path), device="cpu").logits(few())
+    extractor = Extractor(name, weights=str(path), device="cpu")
+    features = torch.from_numpy(np.concatenate(list(extractor.extract([few()]))))
+    tensors = torch.load(path, weights_only=True)
+    expected = features @ tensors["fc.weight"].T
+    if name == "inception-torchvision":
+        expected += tensors["fc.bias"]
+    assert found.shape == (3, 1008 if name == "inception-fid" else 1000) and found.std() > 0
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_imagenets_score_says_which_weights_and_what_happens_to_pixels(imagenet: tuple[str, Path]) -> None:
+    name, path = imagenet
+    protocol = InceptionProtocol(classifier=f"{name}:{path}", splits=1)
+    score = inception_score(replace(pictures(2), batches=lambda: iter([few()[:2]])), None, protocol)  # type: ignore[arg-type]
+    assert score.name == f"inception score {name}" and 1 <= score.value <= 2
+    assert score.protocol["classifier"] == name and str(path) not in str(score.protocol)
+    assert score.protocol["classifier_size"] == 299
+    assert score.protocol["classifier_resize"] == BACKENDS[name].resize
+    assert score.protocol["classifier_mean"] == list(BACKENDS[name].mean)
+    assert len(score.protocol["classifier_weights"]) == 16
+
+
+def test_the_last_layer_is_part_of_the_weights_that_a_protocol_names(imagenet: tuple[str, Path]) -> None:
+    name, path = imagenet
+    tensors = torch.load(path, weights_only=True)
+    other = path.with_name("other.pth")
+    torch.save({**tensors, "fc.weight": tensors["fc.weight"] * 2}, other)
+    first, second = (open_classifier(f"{name}:{file}", device="cpu") for file in (path, other))
+    assert first.digest != second.digest and first.about == second.about
+
+
+def test_weights_of_the_other_inception_are_one_line(imagenet: tuple[str, Path]) -> None:
+    name, path = imagenet
+    (other,) = set(IMAGENET) - {name}
+    with pytest.raises(GanvasError, match=f"holds no weights for features '{other}'") as refused:
+        open_classifier(f"{other}:{path}", device="cpu")
+    assert "\n" not in str(refused.value)
+    with pytest.raises(GanvasError, match="no classifier 'inception' of ImageNet"):
+        imagenet_classifier("inception")
+
+
+def test_torchvisions_network_says_the_same_of_the_same_images() -> None:
+    models = pytest.importorskip("torchvision.models", exc_type=(ImportError, RuntimeError))
+    ours = alive(InceptionClassifier(tensorflow=False)).eval()
+    theirs = models.inception_v3(weights=None, init_weights=False, transform_input=False).eval()
+    theirs.load_state_dict(ours.state_dict(), strict=False)
+    images = torch.randn(1, 3, 299, 299)
+    with torch.inference_mode():
+        torch.testing.assert_close(ours(images), theirs(images))

@@ -1,4 +1,4 @@
-"""Inception-v3 up to its last pooling, for the two sets of weights that FIDs are made with, and for DAMSM.
+"""Inception-v3 for the two sets of weights that FIDs and Inception scores are made with, and for DAMSM.
 
 Modules have the names of torchvision's, because the weight files have them: of torchvision's own weights, and
 of those of the TensorFlow graph that the first FID used (``tensorflow``). The networks differ in their pools:
@@ -71,6 +71,26 @@ class Inception(nn.Module):
         """``(B, 2048)`` of images ``(B, 3, 299, 299)``."""
         features: Tensor = self.maps(images)[1].float().mean(dim=(2, 3))
         return features
+
+
+class InceptionClassifier(Inception):
+    """The same network with its last linear layer: what it says of ImageNet's classes.
+
+    The TensorFlow graph has 1,008 outputs, of which 1,000 are classes; its Inception score goes without the
+    bias (Salimans et al. 2016, in code alone).
+
+    Args:
+        tensorflow: as for ``Inception``; 1,008 outputs without a bias, or else 1,000 with theirs.
+    """
+
+    def __init__(self, *, tensorflow: bool) -> None:
+        super().__init__(tensorflow=tensorflow)
+        self.fc = nn.Linear(2048, 1008, bias=False) if tensorflow else nn.Linear(2048, 1000)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Logits, ``(B, 1008)`` or ``(B, 1000)``, of images ``(B, 3, 299, 299)``."""
+        logits: Tensor = self.fc(super().forward(images))
+        return logits
 
 
 def _shrink(x: Tensor) -> Tensor:

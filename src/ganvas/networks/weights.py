@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import socket
 from pathlib import Path
 
@@ -13,6 +14,14 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 from ganvas.errors import GanvasError
 
 _SECONDS = 30.0
+_INCEPTIONS = {
+    "inception-fid": (
+        "https://github.com/mseitzer/pytorch-fid/releases/download/fid_weights/pt_inception-2015-12-05-6726825d.pth",
+        "weights-inception-2015-12-05-6726825d.pth",
+    ),
+    "inception-torchvision": ("https://download.pytorch.org/models/inception_v3_google-0cc3c7bd.pth",),
+}
+"""Where they are, and under which names other libraries keep the same files."""
 
 
 class NoFeatures(GanvasError):
@@ -81,6 +90,21 @@ _FOLDED = (
     ("_depthwise_conv", "_bn1"),
     ("_project_conv", "_bn2"),
 )
+
+
+def inception_weights(name: str, given: str | None = None) -> Path:
+    """The file with the weights of an Inception.
+
+    Args:
+        name: ``inception-fid`` or ``inception-torchvision``.
+        given: its path, where the user said one; otherwise ``variable(name)`` may, or it is fetched once.
+
+    Raises:
+        NoFeatures: it is not here and cannot be fetched.
+    """
+    given = given or os.environ.get(variable(name))
+    url, *others = _INCEPTIONS[name]
+    return Path(given) if given else fetched(name, url, tuple(others))
 
 
 def fetched(name: str, url: str, others: tuple[str, ...] = ()) -> Path:

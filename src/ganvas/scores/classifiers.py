@@ -1,12 +1,14 @@
-"""The classifiers that scores ask: trained with Ganvas, or any other network that gives logits."""
+"""The classifiers that scores ask: trained with Ganvas, ImageNet's Inception, or any other network."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from functools import partial
 from importlib.resources import as_file, files
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -14,7 +16,10 @@ import torch
 from torch import Tensor, nn
 
 from ganvas.errors import GanvasError, did_you_mean
+from ganvas.networks.inception import InceptionClassifier
+from ganvas.networks.weights import inception_weights, load_weights
 from ganvas.pipeline import load
+from ganvas.scores.features import BACKENDS, Extractor
 from ganvas.systems.classifier import Classifier
 
 Logits = Callable[[npt.NDArray[np.uint8]], Tensor]
@@ -31,11 +36,73 @@ class LogitSource:
     logits: Logits
     has_background: bool = False
     """One of its classes is none of the data's. Classifiers of ours have no such class."""
+    about: Mapping[str, Any] = field(default_factory=dict)
+    """What else of it belongs to a protocol; plain values."""
 
 
-def load_classifier(name: str) -> tuple[Classifier, str]:
-    """The classifier that ships for the data set ``name``, or the one in the folder ``name``, on the CPU, and
-    the name of its recipe.
+IMAGENET = ("inception-fid", "inception-torchvision")
+"""The networks that were trained on ImageNet, by the names of their features: see ``imagenet_classifier``."""
+
+
+def imagenet_classifier(name: str, *, weights: str | None = None, device: str = "auto") -> LogitSource:
+    """An Inception as it came from ImageNet.
+
+    ``inception-fid`` is the TensorFlow graph of 2015, whose pool3 features meet the weights of its softmax
+    without their bias, 1,008 outputs: the Inception score of Salimans et al. (2016), and that of COCO in all
+    papers since StackGAN. ``inception-torchvision`` is torchvision's, 1,000 outputs with their bias, as
+    StackGAN++ watches its training. Sizes, filters and ranges of pixels are those of the features of the
+    same name.
+
+    Args:
+        name: one of ``IMAGENET``.
+        weights: a path in place of the file that is fetched once; or set ``GANVAS_WEIGHTS_NAME``.
+        device: auto, cpu, cuda or mps.
+
+    Raises:
+        GanvasError: no such network, or its weights are missing or do not fit.
+    """
+    if name not in IMAGENET:
+        raise GanvasError(f"no classifier '{name}' of ImageNet; {did_you_mean(name, IMAGENET)}")
+    extractor = Extractor(
+        replace(BACKENDS[name], build=partial(_build_classifier, name)), weights=weights, device=device
+    )
+    about = dict(extractor.about)
+    return LogitSource(
+        name=name,
+        digest=str(about.pop("features_weights"))[:16],
+        logits=lambda batch: torch.from_numpy(np.concatenate(list(extractor.extract([batch])))),
+        about={key.replace("features_", "classifier_"): value for key, value in about.items() if "_" in key},
+    )
+
+
+def _build_classifier(name: str, weights: str | None) -> nn.Module:
+    network = InceptionClassifier(tensorflow=name == "inception-fid")
+    load_weights(network, inception_weights(name, weights), name)
+    return network
+
+
+def open_classifier(name: str, head: str | None = None, *, device: str = "auto") -> LogitSource:
+    """What scores ask, by one name.
+
+    Args:
+        name: ``inception-fid`` or ``inception-torchvision``, alone or with the path of their weights behind a
+            colon; a data set whose classifier ships; or the folder of a trained one.
+        head: of a classifier with several.
+        device: auto, cpu, cuda or mps.
+
+    Raises:
+        GanvasError: there is no such classifier.
+    """
+    kind, _, weights = name.partition(":")
+    if kind in IMAGENET:
+        return imagenet_classifier(kind, weights=weights or None, device=device)
+    classifier, recipe = load_classifier(name, device=device)
+    return head_of(classifier, head, recipe)
+
+
+def load_classifier(name: str, *, device: str = "cpu") -> tuple[Classifier, str]:
+    """The classifier that ships for the data set ``name``, or the one in the folder ``name``, and the name of
+    its recipe.
 
     Raises:
         GanvasError: there is neither.
@@ -43,17 +110,17 @@ def load_classifier(name: str) -> tuple[Classifier, str]:
     shipped = files("ganvas.scores") / "attributes" / name
     if name and "/" not in name and (shipped / "config.json").is_file():
         with as_file(shipped) as folder:
-            return _opened(folder)
+            return _opened(folder, device)
     if not Path(name).is_dir():
         raise GanvasError(
             f"classifier '{name}': none of this name ships, and there is no such folder; train one with"
             " 'ganvas train classifier data.set=NAME --data DIR' and give its run folder"
         )
-    return _opened(Path(name))
+    return _opened(Path(name), device)
 
 
-def _opened(folder: Path) -> tuple[Classifier, str]:
-    model = load(folder, device="cpu")
+def _opened(folder: Path, device: str) -> tuple[Classifier, str]:
+    model = load(folder, device=device)
     system = model.system
     if not isinstance(system, Classifier):
         raise GanvasError(f"{folder}: holds no classifier (system 'classifier')")
@@ -80,7 +147,8 @@ def head_of(classifier: Classifier, head: str | None, name: str) -> LogitSource:
 
     @torch.inference_mode()
     def logits(batch: npt.NDArray[np.uint8]) -> Tensor:
-        return classifier.logits(to_input(batch))[chosen]
+        images = to_input(batch).to(next(classifier.parameters()).device)
+        return classifier.logits(images)[chosen].cpu()
 
     return LogitSource(name=f"{name} {chosen}", digest=weights_digest(classifier), logits=logits)
 

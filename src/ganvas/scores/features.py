@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from ganvas.errors import GanvasError, did_you_mean
 from ganvas.networks.inception import Inception
-from ganvas.networks.weights import digest, fetched, fold_normalisation, load_weights, variable
+from ganvas.networks.weights import digest, fold_normalisation, inception_weights, load_weights, variable
 from ganvas.training.device import choose_device
 
 Resize = Literal["bilinear, antialiased", "bicubic, antialiased", "bilinear, TensorFlow 1"]
@@ -72,7 +72,7 @@ class Extractor:
         about: what of it belongs to a protocol; plain values.
 
     Args:
-        name: of the back-end.
+        name: of the back-end, or one that is not registered.
         weights: a path in place of the back-end's own weights; or set ``GANVAS_WEIGHTS_NAME``.
         precision: of weights and activations; by default the back-end's.
         device: auto, cpu, cuda or mps.
@@ -83,21 +83,21 @@ class Extractor:
 
     def __init__(
         self,
-        name: str = DEFAULT,
+        name: str | Backend = DEFAULT,
         *,
         weights: str | None = None,
         precision: Precision | None = None,
         device: str = "auto",
     ) -> None:
-        if name not in BACKENDS:
+        if isinstance(name, str) and name not in BACKENDS:
             raise GanvasError(f"no features '{name}'; {did_you_mean(name, BACKENDS)}")
-        self.backend = BACKENDS[name]
+        self.backend = BACKENDS[name] if isinstance(name, str) else name
         precision = precision or self.backend.precision
         if precision not in ("float32", "bfloat16"):
             raise GanvasError(f"precision '{precision}' of features: should be float32 or bfloat16")
         self._device = choose_device(device)
         self._dtype = getattr(torch, precision)
-        network = self.backend.build(weights or os.environ.get(variable(name)))
+        network = self.backend.build(weights or os.environ.get(variable(self.backend.name)))
         network.eval().requires_grad_(False)
         weights_digest = digest(network)
         fold_normalisation(network)
@@ -105,7 +105,7 @@ class Extractor:
         side = self.backend.size
         self.dim = self._features(np.zeros((1, side, side, 3), np.uint8)).shape[1]
         self.about: Mapping[str, Any] = {
-            "features": name,
+            "features": self.backend.name,
             "features_dim": self.dim,
             "features_size": side,
             "features_resize": self.backend.resize,
@@ -203,10 +203,10 @@ def _build_lite0(weights: str | None) -> nn.Module:
     return network
 
 
-def _build_inception(name: str, url: str, *others: str) -> Callable[[str | None], nn.Module]:
+def _build_inception(name: str) -> Callable[[str | None], nn.Module]:
     def build(weights: str | None) -> nn.Module:
         network = Inception(tensorflow=name == "inception-fid")
-        load_weights(network, Path(weights) if weights else fetched(name, url, others), name)
+        load_weights(network, inception_weights(name, weights), name)
         return network
 
     return build
@@ -241,11 +241,7 @@ register(
         resize="bilinear, TensorFlow 1",
         mean=(128.0, 128.0, 128.0),
         std=(128.0, 128.0, 128.0),
-        build=_build_inception(
-            "inception-fid",
-            "https://github.com/mseitzer/pytorch-fid/releases/download/fid_weights/pt_inception-2015-12-05-6726825d.pth",
-            "weights-inception-2015-12-05-6726825d.pth",
-        ),
+        build=_build_inception("inception-fid"),
     )
 )
 register(
@@ -257,9 +253,7 @@ register(
         resize="bilinear, antialiased",
         mean=(127.5, 127.5, 127.5),
         std=(127.5, 127.5, 127.5),
-        build=_build_inception(
-            "inception-torchvision", "https://download.pytorch.org/models/inception_v3_google-0cc3c7bd.pth"
-        ),
+        build=_build_inception("inception-torchvision"),
     )
 )
 register(

@@ -18,7 +18,7 @@ from torch import Tensor
 from ganvas.data.store import Store
 from ganvas.errors import GanvasError
 from ganvas.progress import progress
-from ganvas.scores.classifiers import LogitSource, head_of, load_classifier
+from ganvas.scores.classifiers import LogitSource, open_classifier
 from ganvas.scores.pictures import Pictures
 from ganvas.scores.score import Score
 
@@ -28,7 +28,8 @@ class InceptionProtocol:
     """Everything that fixes the number."""
 
     classifier: str = "emoji"
-    """The one that ships for a data set, or a folder with a trained one."""
+    """What ``open_classifier`` knows: the name of one that ships for a data set, a folder with a trained one, or
+    ``inception-fid``, as in the papers on COCO."""
     head: str | None = None
     """Of a classifier that has several: what it tells apart; by default the one with the most labels, of the
     classifier that ships ``subject``."""
@@ -58,8 +59,7 @@ def inception_score(
         GanvasError: no such classifier, or too few images for the splits.
     """
     if source is None:
-        classifier, name = load_classifier(protocol.classifier)
-        source = head_of(classifier, protocol.head, name)
+        source = open_classifier(protocol.classifier, protocol.head)
     if not source.has_background:
         protocol = replace(protocol, background=None)
     part = dealt(len(pictures), protocol)
@@ -85,11 +85,13 @@ def inception_score(
             **fixed,
             "classifier": source.name,
             "classifier_weights": source.digest,
+            **source.about,
         },
         facts={
             "splits": values.tolist(),
             "num_scored": int((part >= 0).sum()),
             "num_classes": sums.num_classes,
+            "negative_log_posterior": float(sums.negative_log_posteriors().mean()),
         },
     )
 
@@ -127,7 +129,8 @@ def without_class(logits: Tensor, number: int | None) -> Tensor:
 
 
 class SplitSums:
-    """What the scores of the splits need of all probabilities: their sum, and the sum of p log p.
+    """What the scores of the splits need of all probabilities: their sum, the sum of p log p, and that of
+    -log max p.
 
     Args:
         splits: how many.
@@ -136,6 +139,7 @@ class SplitSums:
     def __init__(self, splits: int) -> None:
         self._counts = np.zeros(splits)
         self._negative_entropies = np.zeros(splits)
+        self._log_posteriors = np.zeros(splits)
         self._sums: npt.NDArray[np.float64] | None = None
 
     @property
@@ -153,6 +157,7 @@ class SplitSums:
         negative_entropy = torch.xlogy(given, given).sum(dim=1).numpy()[kept]
         np.add.at(self._counts, places, 1)
         np.add.at(self._negative_entropies, places, negative_entropy)
+        np.add.at(self._log_posteriors, places, given.amax(dim=1).log().numpy()[kept])
         np.add.at(self._sums, places, values)
 
     def scores(self) -> npt.NDArray[np.float64]:
@@ -162,3 +167,7 @@ class SplitSums:
         marginal = torch.xlogy(mean, mean).sum(dim=1).numpy()
         scores: npt.NDArray[np.float64] = np.exp(self._negative_entropies / self._counts - marginal)
         return scores
+
+    def negative_log_posteriors(self) -> npt.NDArray[np.float64]:
+        """Mean of -log max p in each split, which StackGAN++ reports beside the score: how unsure it is."""
+        return -self._log_posteriors / self._counts

@@ -53,11 +53,21 @@ def _not_the_reference(job: Job) -> Pictures:
 
 
 def _inception(job: Job) -> Sequence[Score]:
+    from ganvas.networks.weights import NoFeatures
     from ganvas.scores.inception_score import InceptionProtocol, inception_score
 
-    classifier = _tool(job, "classifier", "a classifier of this data set ('ganvas train classifier')")
+    classifier = job.settings.get(
+        "classifier"
+    )  # of a protocol that has no other; the file is that of its FID
+    if classifier is None:
+        classifier = _tool(job, "classifier", "a classifier of this data set ('ganvas train classifier')")
+    elif "weights" in job.tools:
+        classifier = f"{classifier}:{job.tools['weights']}"
     protocol = _settings(InceptionProtocol, job, classifier=classifier)
-    return [inception_score(job.target.pictures, job.store, protocol)]
+    try:
+        return [inception_score(job.target.pictures, job.store, protocol)]
+    except NoFeatures as reason:
+        raise Missing(str(reason)) from None
 
 
 def _retrieval(job: Job) -> Sequence[Score]:
