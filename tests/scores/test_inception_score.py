@@ -16,6 +16,7 @@ from tiny_runs import write_store
 from ganvas.data.store import Store
 from ganvas.errors import GanvasError
 from ganvas.networks.inception import InceptionClassifier
+from ganvas.scores import inception_score as module
 from ganvas.scores.classifiers import (
     IMAGENET,
     LogitSource,
@@ -25,8 +26,11 @@ from ganvas.scores.classifiers import (
 )
 from ganvas.scores.features import BACKENDS, Extractor
 from ganvas.scores.inception_score import InceptionProtocol, SplitSums, dealt, inception_score, without_class
+from ganvas.scores.makers import MAKERS
 from ganvas.scores.pictures import Pictures, real
+from ganvas.scores.protocols import PROTOCOLS
 from ganvas.scores.score import differences
+from ganvas.scores.scoring import Job, Missing, Target
 
 pytestmark = pytest.mark.usefixtures("single_threaded")
 
@@ -138,6 +142,27 @@ def test_a_classifier_without_a_background_keeps_all_its_classes_and_the_protoco
     assert score.value == pytest.approx(4) and score.protocol["background"] is None
 
 
+def test_of_a_classifier_that_knows_more_the_classes_of_the_split_are_kept(tmp_path: Path) -> None:
+    store = write_store(tmp_path / "data", splits=(20, 0, 8))  # the test split has two of five things
+    names = sorted({store.labels[row] or "" for row in store.rows("test")})
+    assert len(names) == 2
+    logits = torch.randn(8, 4, generator=torch.Generator().manual_seed(0)) * 3
+    shown = replace(pictures(8), about={"split": "test"})
+    source = replace(table(logits), classes=("x", names[1], "y", names[0]))
+    protocol = InceptionProtocol(splits=1, classes="split")
+    score = inception_score(shown, store, protocol, source)
+    assert score.facts["num_classes"] == 2
+    assert score.value == pytest.approx(score_of(logits[:, [1, 3]], splits=1)[0])
+    assert score.protocol["classes"] == "split"
+    unnamed = inception_score(shown, store, protocol, table(logits))
+    assert unnamed.protocol["classes"] == "all" and unnamed.facts["num_classes"] == 4
+    with pytest.raises(
+        GanvasError, match=r"knows 1 of the classes of split 'test'.*split=official"
+    ) as refused:
+        inception_score(shown, store, protocol, replace(source, classes=("x", names[1], "y", "z")))
+    assert "\n" not in str(refused.value)
+
+
 def test_images_are_dealt_in_order_all_of_them_and_as_evenly_as_can_be() -> None:
     part = dealt(103, InceptionProtocol())
     assert (np.diff(part) >= 0).all() and set(np.bincount(part).tolist()) == {10, 11}
@@ -209,6 +234,45 @@ def test_a_classifier_that_is_not_there_is_one_line(
 def test_a_model_that_is_no_classifier_is_one_line(undisturbed: Path, store: Store) -> None:
     with pytest.raises(GanvasError, match="holds no classifier"):
         inception_score(real(store, split="test"), store, InceptionProtocol(classifier=str(undisturbed)))
+
+
+# --- by the protocols of ganvas score
+
+
+def job_of(store: Store, name: str, tools: dict[str, str]) -> Job:
+    """The Inception score of a named protocol over a few real images."""
+    named = PROTOCOLS[name]
+    settings = next(want.settings for want in named.scores if want.score == "inception score")
+    target = Target(name="real", pictures=real(store, split="test"))
+    return Job(target=target, store=store, settings=settings, tools=tools, protocol=named)
+
+
+@pytest.mark.parametrize(("name", "splits"), [("attngan-coco", 10), ("xmcgan-coco", 1)])
+def test_on_coco_the_network_is_fixed_and_its_weights_are_those_of_the_fid(
+    name: str, splits: int, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[InceptionProtocol] = []
+    monkeypatch.setattr(module, "inception_score", lambda shown, data, protocol: asked.append(protocol))
+    MAKERS["inception score"](job_of(store, name, {"weights": "w.pth", "classifier": "emoji"}))
+    MAKERS["inception score"](job_of(store, name, {}))
+    assert asked == [
+        InceptionProtocol(classifier=c, splits=splits) for c in ("inception-fid:w.pth", "inception-fid")
+    ]
+
+
+def test_weights_that_cannot_be_had_are_told_and_other_scores_go_on(
+    store: Store, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def no_network(*arguments: object, **options: object) -> None:
+        raise OSError("no route")
+
+    monkeypatch.delenv("GANVAS_WEIGHTS_INCEPTION_FID", raising=False)
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
+    monkeypatch.setattr(torch.hub, "download_url_to_file", no_network)
+    with pytest.raises(Missing, match="could not be fetched"):
+        MAKERS["inception score"](job_of(store, "attngan-coco", {}))
+    with pytest.raises(Missing, match="give a classifier of this data set"):
+        MAKERS["inception score"](job_of(store, "attngan-cub", {}))
 
 
 # --- ImageNet's own classes

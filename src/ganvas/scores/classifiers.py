@@ -36,6 +36,10 @@ class LogitSource:
     logits: Logits
     has_background: bool = False
     """One of its classes is none of the data's. Classifiers of ours have no such class."""
+    kind: str = "class"
+    """What it tells apart: ``class``, or an attribute of the data."""
+    classes: tuple[str, ...] | None = None
+    """The data's names of its K classes, where they are known."""
     about: Mapping[str, Any] = field(default_factory=dict)
     """What else of it belongs to a protocol; plain values."""
 
@@ -150,7 +154,13 @@ def head_of(classifier: Classifier, head: str | None, name: str) -> LogitSource:
         images = to_input(batch).to(next(classifier.parameters()).device)
         return classifier.logits(images)[chosen].cpu()
 
-    return LogitSource(name=f"{name} {chosen}", digest=weights_digest(classifier), logits=logits)
+    return LogitSource(
+        name=f"{name} {chosen}",
+        digest=weights_digest(classifier),
+        logits=logits,
+        kind=chosen,
+        classes=classifier.labels[chosen],
+    )
 
 
 def to_input(batch: npt.NDArray[np.uint8]) -> Tensor:

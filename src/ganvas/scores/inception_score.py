@@ -9,12 +9,14 @@ images in batches of 64 and the last partial one dropped; on COCO the 1,008 outp
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, replace
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from ganvas.data.labels import label_numbers
 from ganvas.data.store import Store
 from ganvas.errors import GanvasError
 from ganvas.progress import progress
@@ -28,8 +30,8 @@ class InceptionProtocol:
     """Everything that fixes the number."""
 
     classifier: str = "emoji"
-    """What ``open_classifier`` knows: the name of one that ships for a data set, a folder with a trained one, or
-    ``inception-fid``, as in the papers on COCO."""
+    """What ``open_classifier`` knows: the name of one that ships for a data set, a folder with a trained one,
+    or ``inception-fid``, as in the papers on COCO."""
     head: str | None = None
     """Of a classifier that has several: what it tells apart; by default the one with the most labels, of the
     classifier that ships ``subject``."""
@@ -38,6 +40,10 @@ class InceptionProtocol:
     background: int | None = None
     """A class that is cut off the logits before the softmax, where the classifier has one that is none of the
     data's: 0 in the papers on CUB and Oxford-102. Classifiers of ours have none."""
+    classes: Literal["all", "split"] = "all"
+    """``split``: of a classifier that knows more, keep the classes of the scored split, and cut the others
+    off the logits before the softmax. The papers' networks on CUB and Oxford-102 know the test classes
+    alone."""
     drop_last_batch_of: int | None = None
     """Leave out the images of a last partial batch of this size: 64 in the papers' code for CUB."""
     shuffle_seed: int | None = None
@@ -51,26 +57,28 @@ def inception_score(
 
     Args:
         pictures: what is scored.
-        store: not asked; the classifier says all.
+        store: has the classes of the split, where the protocol asks for them.
         protocol: how.
         source: another network than ``protocol.classifier``.
 
     Raises:
-        GanvasError: no such classifier, or too few images for the splits.
+        GanvasError: no such classifier, one without the classes of the split, or too few images for the
+            splits.
     """
     if source is None:
         source = open_classifier(protocol.classifier, protocol.head)
     if not source.has_background:
         protocol = replace(protocol, background=None)
+    if source.classes is None:
+        protocol = replace(protocol, classes="all")
+    kept = slice(None) if protocol.classes == "all" else classes_of_split(pictures, store, source)
     part = dealt(len(pictures), protocol)
     sums = SplitSums(protocol.splits)
     done = 0
     with progress(f"{pictures.kind} images", len(pictures)) as report:
         for batch in pictures.batches():
-            logits = source.logits(batch).double()
-            sums.add(
-                without_class(logits, protocol.background).softmax(dim=1), part[done : done + len(batch)]
-            )
+            logits = without_class(source.logits(batch).double(), protocol.background)[:, kept]
+            sums.add(logits.softmax(dim=1), part[done : done + len(batch)])
             done += len(batch)
             report(done)
     values = sums.scores()
@@ -117,6 +125,24 @@ def dealt(num: int, protocol: InceptionProtocol) -> npt.NDArray[np.int64]:
     bounds = np.arange(1, protocol.splits) * kept // protocol.splits
     part[order[:kept]] = np.searchsorted(bounds, np.arange(kept), side="right")
     return part
+
+
+def classes_of_split(pictures: Pictures, store: Store, source: LogitSource) -> npt.NDArray[np.int64]:
+    """Which of a classifier's classes the images of a split have, in order.
+
+    Raises:
+        GanvasError: fewer than two.
+    """
+    assert source.classes is not None
+    split = pictures.about["split"]
+    numbers = label_numbers(store, {source.kind: source.classes}, store.rows(split))
+    found = np.unique(numbers[numbers >= 0])
+    if len(found) < 2:
+        raise GanvasError(
+            f"classifier '{source.name}': knows {len(found)} of the classes of split '{split}' and needs 2;"
+            " train it on data with these classes, for CUB and Oxford-102 with split=official"
+        )
+    return found
 
 
 def without_class(logits: Tensor, number: int | None) -> Tensor:

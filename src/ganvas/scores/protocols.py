@@ -39,7 +39,13 @@ class NamedProtocol:
 _DISTANCES = Wanted(score="distances")
 _FINE_TUNED = Wanted(
     score="inception score",
-    settings={"splits": 10, "background": 0, "shuffle_seed": 0, "drop_last_batch_of": 64},
+    settings={
+        "splits": 10,
+        "background": 0,
+        "classes": "split",
+        "shuffle_seed": 0,
+        "drop_last_batch_of": 64,
+    },
 )
 _FID = Wanted(score="fid", settings={"features": "inception-fid"})
 
