@@ -13,13 +13,16 @@ from dataclasses import asdict, dataclass, field, fields, is_dataclass
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
-from typing import Any, Literal, cast, get_args, get_origin, get_type_hints
+from typing import TYPE_CHECKING, Any, Literal, cast, get_args, get_origin, get_type_hints
 
 import yaml
 from pydantic import TypeAdapter, ValidationError
 
 from ganvas.errors import GanvasError, did_you_mean
 from ganvas.strict_yaml import read_yaml
+
+if TYPE_CHECKING:
+    from ganvas.systems.base import System
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -252,7 +255,7 @@ def resolve(tree: Mapping[str, Any]) -> Recipe:
         about=_check(str, tree.get("about", ""), "about"),
         system=system,
         data=_check(DataSettings, tree.get("data", {}), "data"),
-        text=_text(tree, entry.system.reads_text, system),
+        text=_text(tree, entry.system, system),
         settings=_check(entry.settings, tree.get("settings") or {}, "settings"),
         training=_check(TrainingSettings, tree.get("training", {}), "training"),
         variants=_check(dict[str, list[str]], tree.get("variants", {}), "variants"),
@@ -261,13 +264,15 @@ def resolve(tree: Mapping[str, Any]) -> Recipe:
     return recipe
 
 
-def _text(tree: Mapping[str, Any], reads_text: bool, system: str) -> Any:
+def _text(tree: Mapping[str, Any], system: type[System], name: str) -> Any:
     from ganvas.text import text_settings
 
-    if reads_text:
+    if system.text_optional and "text" in tree and tree["text"] is None:
+        return None
+    if system.reads_text:
         return _check(text_settings(_mapping(tree, "text").get("encoder")), tree["text"], "text")
     if tree.get("text") is not None:
-        raise GanvasError(f"text: system {system} reads no captions; leave {_short(tree['text'])} out")
+        raise GanvasError(f"text: system {name} reads no captions; leave {_short(tree['text'])} out")
     return None
 
 

@@ -4,11 +4,14 @@ import json
 import shutil
 import subprocess
 import sys
+import zlib
 from pathlib import Path
 
 import check
 import numpy as np
+import pair as pair_of
 import pytest
+import torch
 
 HERE = Path(check.__file__).parent
 PAIRS = sorted(HERE.glob("*.json"))
@@ -78,7 +81,7 @@ def write_pair(folder, channels, characters, alphabet, spoil=lambda weights: Non
     about["keys"]["conv3.weight"] = [channels, 512, 4]
     about["keys"]["conv1.weight"][1] = len(alphabet)
     about["outputs"]["phi"] = {"shape": [len(CAPTIONS), 1024], "stored": [len(CAPTIONS), 1024], "stride": 1}
-    weights = {key: check.weight(key, shape) for key, shape in about["keys"].items()}
+    weights = {key: pair_of.weight(key, shape) for key, shape in about["keys"].items()}
     spoil(weights)
     phi = [char_cnn_rnn_in_numpy(weights, caption, characters, alphabet) for caption in CAPTIONS]
     (folder / "pair.json").write_text(json.dumps(about))
@@ -169,30 +172,30 @@ def test_it_runs_as_a_script_from_anywhere(tmp_path):
 
 
 def test_weights_and_inputs_follow_the_rule():
-    x = np.random.default_rng(check.zlib.crc32(b"a.weight")).standard_normal((3, 8)).astype(np.float32)
-    np.testing.assert_allclose(check.weight("a.weight", [3, 8]), x / np.sqrt(8), rtol=1e-6)
+    x = np.random.default_rng(zlib.crc32(b"a.weight")).standard_normal((3, 8)).astype(np.float32)
+    np.testing.assert_allclose(pair_of.weight("a.weight", [3, 8]), x / np.sqrt(8), rtol=1e-6)
     for key, low, high in [("n.weight", 0.5, 1.5), ("n.running_var", 0.5, 2), ("n.running_mean", -0.5, 0.5)]:
-        assert (check.weight(key, [50]) > low).all() and (check.weight(key, [50]) < high).all()
-    assert check.weight("n.num_batches_tracked", []) == 0
-    plain = check.tensor("z", [2, 3])
+        assert (pair_of.weight(key, [50]) > low).all() and (pair_of.weight(key, [50]) < high).all()
+    assert pair_of.weight("n.num_batches_tracked", []) == 0
+    plain = pair_of.tensor("z", [2, 3])
     for remark, expected in [
         ("0.3 x rule [2,3]", 0.3 * plain),
         ("tanh of the rule at [2,3]", plain.tanh()),
         ("sigmoid of the rule at [2, 3]", plain.sigmoid()),
     ]:
-        np.testing.assert_allclose(check.tensor("z", remark), expected, rtol=1e-6)
-    with pytest.raises(check.PairError, match="input 'z'"):
-        check.tensor("z", "whatever")
+        np.testing.assert_allclose(pair_of.tensor("z", remark), expected, rtol=1e-6)
+    with pytest.raises(pair_of.PairError, match="input 'z'"):
+        pair_of.tensor("z", "whatever")
 
 
 @pytest.mark.parametrize("channels_last", [False, True])
 def test_strided_outputs_are_compared_at_the_stored_places(channels_last):
-    full = check.torch.arange(2 * 3 * 8 * 8.0).view(2, 3, 8, 8)
+    full = torch.arange(2 * 3 * 8 * 8.0).view(2, 3, 8, 8)
     stored = full[..., ::4, ::4].numpy()
     if channels_last:
         full, stored = full.permute(0, 2, 3, 1), stored.transpose(0, 2, 3, 1)
     form = {"shape": list(full.shape), "stored": list(stored.shape), "stride": 4}
-    pair = check.Pair({"outputs": {"image": form}, "expected": {"loss": 2.0}}, {"image": stored})
-    outputs = {"image": full, "loss": check.torch.tensor(2.02)}
+    pair = pair_of.Pair({"outputs": {"image": form}, "expected": {"loss": 2.0}}, {"image": stored})
+    outputs = {"image": full, "loss": torch.tensor(2.02)}
     errors = dict(pair.errors(outputs))
     assert errors["image"] == 0 and errors["loss"] == pytest.approx(0.01)

@@ -14,7 +14,7 @@ from collections.abc import Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -88,6 +88,8 @@ class FeedBatch:
     """As ``images``, where asked for."""
     smaller: tuple[Tensor, ...] = ()
     """``images`` at the smaller sizes asked for."""
+    wrong_smaller: tuple[Tensor, ...] = ()
+    """``wrong_images`` at these sizes."""
     crops: Tensor
     """``(2, B, 2)``: top and left of the crops, of images and of wrong images."""
     flips: Tensor
@@ -313,7 +315,7 @@ def on_device(
         smaller: further sides of the images.
         buffers: memory to use again, on the CPU.
     """
-    moved = {
+    moved: dict[str, Any] = {
         name: value.to(device, non_blocking=True)
         for name, value in vars(batch).items()
         if isinstance(value, Tensor)
@@ -323,7 +325,8 @@ def on_device(
     images, *small = _levels(moved["images"], crops[0], flips[0], crop, sizes, buffers)
     wrong = moved.get("wrong_images")
     if wrong is not None:
-        moved["wrong_images"] = _levels(wrong, crops[1], flips[1], crop, sizes[:1], buffers)[0]
+        wrong, *small_wrong = _levels(wrong, crops[1], flips[1], crop, sizes, buffers)
+        moved |= {"wrong_images": wrong, "wrong_smaller": tuple(small_wrong)}
     moved["images"] = images
     return replace(batch, smaller=tuple(small), **moved)
 

@@ -53,6 +53,8 @@ class StreamSettings:
     """Side of the square that is cropped at random, pixels, and scaled to ``image_size``; by default that."""
     flip: float = 0.5
     """Probability of a horizontal flip."""
+    smaller: tuple[int, ...] = ()
+    """Sides at which a batch holds its images too, pixels."""
     wrong_images: bool = False
     """Give the mismatched images too, not only their captions."""
     seed: int = 0
@@ -76,6 +78,10 @@ class StreamBatch:
     """The mismatched pairs: the caption of the next image in the batch; for the last, that of the first."""
     wrong_images: Tensor | None
     """The images that ``wrong_texts`` belong to, where asked for."""
+    smaller: tuple[Tensor, ...] = ()
+    """``images`` at the smaller sizes asked for."""
+    wrong_smaller: tuple[Tensor, ...] = ()
+    """``wrong_images`` at these sizes."""
     labels: Tensor
     """``(B,)``: a number for each image; no other step or rank has it."""
     names: list[str]
@@ -303,13 +309,15 @@ class _Started:
         found = [future.result() for future in self.futures]
         s = self.feed.settings
         images = self.images.to(device, non_blocking=True).permute(0, 3, 1, 2)
-        images = pyramid(images, [s.image_size])[0]
+        images, *smaller = pyramid(images, [s.image_size, *s.smaller])
         texts = [text for _, text in found]
         return StreamBatch(
             images=images,
             texts=texts,
             wrong_texts=[*texts[1:], texts[0]],
+            smaller=tuple(smaller),
             wrong_images=images.roll(-1, 0) if s.wrong_images else None,
+            wrong_smaller=tuple(image.roll(-1, 0) for image in smaller) if s.wrong_images else (),
             labels=torch.arange(self.first_label, self.first_label + s.batch_size, device=device),
             names=[name for name, _ in found],
         )

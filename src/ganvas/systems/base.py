@@ -18,14 +18,19 @@ class Batch:
 
     images: Tensor
     """``(B, 3, S, S)`` in [-1, 1]."""
+    smaller: Sequence[Tensor] = ()
+    """The same images at the smaller sizes that the phase asks for, in its order."""
     tokens: Tensor | None = None
     """``(B, L)`` token ids of one matching caption each, for a phase that trains the text encoder."""
     text: Text | None = None
-    """The matching captions, encoded; for a phase in which the text encoder is frozen."""
+    """The matching captions, encoded; for a phase in which the text encoder is frozen. Its words have width 0
+    unless the phase asks for words."""
     wrong_text: Text | None = None
-    """Captions of another image each: the mismatched pair."""
+    """Captions of another image each, the mismatched pair; sentences alone."""
     wrong_images: Tensor | None = None
     """``(B, 3, S, S)``: the other images themselves, where a system asks for them."""
+    wrong_smaller: Sequence[Tensor] = ()
+    """Those at the smaller sizes."""
     labels: Tensor | None = None
     """``(B,)`` class numbers, long, where the data have classes."""
     targets: Tensor | None = None
@@ -45,8 +50,19 @@ class Adam:
 
     learning_rate: float
     betas: tuple[float, float] = (0.5, 0.999)
-    halve_every: int = 0
-    """Images after which the learning rate halves, again and again; 0 is never."""
+    decay: float = 0.5
+    """What the learning rate is multiplied with, again and again,"""
+    decay_every: int = 0
+    """each time that so many images were seen; 0 is never."""
+    least: float = 0.0
+    """The learning rate falls no further."""
+    forgets: bool = False
+    """At each such time Adam's moments start anew, as where code makes a new optimizer every epoch."""
+
+    def rate(self, images: int) -> float:
+        """The learning rate after ``images``."""
+        times = images // self.decay_every if self.decay_every else 0
+        return max(self.learning_rate * self.decay**times, min(self.least, self.learning_rate))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,6 +75,10 @@ class Turn:
     loss: Callable[[Batch, Any], Losses]
     """Called with the batch and what the phase's ``draw`` made of it."""
     adam: Adam
+    clipped: Sequence[nn.Module] = ()
+    """The gradients of these of its modules, taken together, are scaled down to a norm of"""
+    clip_norm: float = 0.0
+    """at most this."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,6 +91,12 @@ class Phase:
     """Everything that all turns of a step share: noise, text, generated images."""
     trains_text: bool = False
     """The batch carries tokens instead of encoded text."""
+    words: bool = False
+    """The encoded text has words, not only sentences; then one caption of an image is drawn."""
+    image_size: int | None = None
+    """Side of the batch's images, pixels; by default the recipe's."""
+    smaller: Sequence[int] = ()
+    """Sides at which the batch carries its images too."""
     wrong_images: bool = False
     """The batch carries the images of the mismatched pairs."""
     labels: Mapping[str, Sequence[str]] | None = None
@@ -81,6 +107,8 @@ class Phase:
     is saved in the end."""
     generates: bool = True
     """Whether sample sheets make sense in this phase."""
+    start: Callable[[], None] | None = None
+    """Called before the phase begins, and again whenever a run goes on with it or with a later one."""
     finish: Callable[[Sequence[str]], None] | None = None
     """Called with the training captions when the phase is over; later phases see what it did."""
 
@@ -96,11 +124,15 @@ class System(nn.Module, ABC):
         generates: False for the dual encoders and classifiers of scores, which live by the same interface but
             draw nothing.
         reads_text: False for those whose recipes have no text encoder.
+        text_optional: whether recipes may leave the text encoder out; captions are then not read.
+        attends: whether ``attention`` is offered.
     """
 
     training_only: tuple[str, ...] = ()
     generates: bool = True
     reads_text: bool = True
+    text_optional: bool = False
+    attends: bool = False
     text_encoder: TextEncoder
     noise_dim: int
     image_size: int
@@ -117,6 +149,18 @@ class System(nn.Module, ABC):
             text: B captions, encoded.
             noise: ``(B, Z)``. The result is deterministic for given noise.
         """
+
+    def attention(self, text: Text, noise: Tensor) -> list[Tensor]:
+        """Which word each place of an image was drawn from, for systems that attend to words.
+
+        Args:
+            text: B captions, encoded.
+            noise: ``(B, Z)``.
+
+        Returns:
+            For each stage that attends, small to large, weights ``(B, T, H, W)`` that sum to 1 over words.
+        """
+        raise NotImplementedError(f"{type(self).__name__} does not attend to words")
 
     @abstractmethod
     def phases(self) -> Sequence[Phase]:

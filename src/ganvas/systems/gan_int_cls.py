@@ -280,9 +280,9 @@ class GanIntCls(System):
         generator.
         """
         s = self.settings
-        adam = Adam(learning_rate=s.learning_rate, halve_every=s.halve_every)
+        adam = Adam(learning_rate=s.learning_rate, decay_every=s.halve_every)
         d_rate = s.discriminator_learning_rate or s.learning_rate
-        d_adam = Adam(learning_rate=d_rate, halve_every=s.halve_every)
+        d_adam = Adam(learning_rate=d_rate, decay_every=s.halve_every)
         discriminator = Turn(
             name="discriminator", modules=[self.discriminator], loss=self.discriminator_loss, adam=d_adam
         )

@@ -37,6 +37,7 @@ def make_feed(
         GanvasError: the data cannot serve such batches.
     """
     settings, ranks = recipe.data, fabric.world_size
+    image_size = phase.image_size or settings.image_size
     crop = data.info.size * settings.image_size // (settings.stored_size or settings.image_size)
     seed = recipe.training.seed + 1000 * number
     if isinstance(data, ShardStream):
@@ -44,9 +45,10 @@ def make_feed(
             data,
             StreamSettings(
                 batch_size=batch_size // ranks,
-                image_size=settings.image_size,
+                image_size=image_size,
                 crop=crop,
                 flip=settings.flip,
+                smaller=tuple(phase.smaller),
                 wrong_images=phase.wrong_images,
                 seed=seed,
                 rank=fabric.global_rank,
@@ -59,13 +61,14 @@ def make_feed(
         "train",
         FeedSettings(
             batch_size=batch_size // ranks,
-            image_size=settings.image_size,
+            image_size=image_size,
             crop=crop,
             flip=settings.flip,
-            captions=1 if phase.trains_text else settings.captions,
+            captions=1 if phase.trains_text or phase.words else settings.captions,
             replacement=settings.replacement,
             balanced=settings.balanced,
             mismatch=settings.mismatch,
+            smaller=tuple(phase.smaller),
             wrong_images=phase.wrong_images,
             seed=seed,
             rank=fabric.global_rank,

@@ -30,7 +30,8 @@ class Inputs:
     """Turns feed batches into training batches for one phase.
 
     A text encoder that is being trained gets tokens, one caption an image. A frozen one was run once over all
-    captions; its sentence vectors are looked up, and those of several captions of an image averaged.
+    captions; its sentence vectors are looked up, and those of several captions of an image averaged. Words
+    would fill gigabytes, so captions whose words are asked for are encoded as they come.
 
     Args:
         encoder: the text encoder.
@@ -45,23 +46,28 @@ class Inputs:
     ) -> None:
         self._tokens: Tensor | None = None
         self._sentences: Tensor | None = None
-        if phase.trains_text:
+        self._encoder, self._phase, self._fabric = encoder, phase, fabric
+        if phase.trains_text or phase.words:
             self._tokens = encoder.tokenize(captions).to(fabric.device)
-        else:
+        if not phase.trains_text:
             self._sentences = cached_sentences(encoder, captions, fabric, cache).to(fabric.device)
 
     def __call__(self, batch: FeedBatch) -> Batch:
         """The training batch, on the device."""
-        if self._tokens is not None:
-            tokens = self._tokens[batch.captions[:, 0]]
-            return Batch(images=batch.images, labels=batch.labels, tokens=tokens)
-        return Batch(
-            images=batch.images,
-            labels=batch.labels,
-            text=self._text(batch.captions),
-            wrong_text=self._text(batch.wrong_captions),
-            wrong_images=batch.wrong_images,
-        )
+        images = _images(batch)
+        if self._phase.trains_text:
+            assert self._tokens is not None
+            return Batch(**images, tokens=self._tokens[batch.captions[:, 0]])
+        words = self._tokens is not None
+        text = self._words(batch.captions[:, 0]) if words else self._text(batch.captions)
+        return Batch(**images, text=text, wrong_text=self._text(batch.wrong_captions))
+
+    def _words(self, captions: Tensor) -> Text:
+        """The captions ``(B,)`` with their words."""
+        assert self._tokens is not None
+        tokens = self._tokens[captions]
+        longest = (tokens != 0).any(dim=0).sum() if tokens.device.type == "cpu" else tokens.shape[1]
+        return encoded(self._encoder, tokens[:, : max(1, int(longest))], self._fabric)
 
     def _text(self, captions: Tensor) -> Text:
         assert self._sentences is not None
@@ -82,29 +88,44 @@ class StreamInputs:
 
     def __call__(self, batch: StreamBatch) -> Batch:
         """The training batch, on the device."""
+        tokens = self._encoder.tokenize(batch.texts).to(self._fabric.device)
         if self._phase.trains_text:
-            tokens = self._encoder.tokenize(batch.texts).to(self._fabric.device)
-            return Batch(images=batch.images, labels=batch.labels, tokens=tokens)
-        text = self._text(batch.texts)
+            return Batch(**_images(batch), tokens=tokens)
+        text = encoded(self._encoder, tokens, self._fabric)
         order = torch.arange(1, len(batch.texts) + 1, device=text.sentence.device) % len(batch.texts)
         return Batch(
-            images=batch.images,
-            labels=batch.labels,
-            text=text,
-            wrong_text=text.rows(order),  # as batch.wrong_texts has it
-            wrong_images=batch.wrong_images,
+            **_images(batch),
+            text=text if self._phase.words else _without_words(text.sentence),
+            wrong_text=_without_words(text.sentence[order]),  # as batch.wrong_texts has it
         )
 
-    @torch.no_grad()
-    def _text(self, texts: Sequence[str]) -> Text:
-        """Sentences alone, float32, as ``Inputs`` gives them."""
-        training = self._encoder.training
-        self._encoder.eval()
-        tokens = self._encoder.tokenize(texts).to(self._fabric.device)
-        with self._fabric.autocast():
-            sentence = self._encoder(tokens).sentence.float()
-        self._encoder.train(training)
-        return _without_words(sentence)
+
+def _images(batch: FeedBatch | StreamBatch) -> dict[str, Any]:
+    """The parts of a batch that are no text."""
+    return {
+        "images": batch.images,
+        "smaller": batch.smaller,
+        "labels": batch.labels,
+        "wrong_images": batch.wrong_images,
+        "wrong_smaller": batch.wrong_smaller,
+    }
+
+
+@torch.no_grad()
+def encoded(encoder: TextEncoder, tokens: Tensor, fabric: Fabric) -> Text:
+    """Captions by a frozen encoder; sentences and words in float32.
+
+    Args:
+        encoder: the encoder.
+        tokens: ``(B, L)``, on the device.
+        fabric: precision.
+    """
+    training = encoder.training
+    encoder.eval()
+    with fabric.autocast():
+        text = encoder(tokens)
+    encoder.train(training)
+    return Text(text.sentence.float(), text.words.float(), text.mask)
 
 
 def make_inputs(

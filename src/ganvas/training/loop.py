@@ -130,6 +130,8 @@ class PhaseRun:
 
     def run(self, checkpoint: Path | None) -> int:
         """Train to the end of the budget, from ``checkpoint`` if it is given; how many steps were left."""
+        if self.phase.start:
+            self.phase.start()
         step, pending = self._restore(checkpoint) if checkpoint else (0, None)
         if step < self.steps:
             log = Log(self.job.run.folder, self.phase.name, step) if self._first_rank else None
@@ -207,11 +209,15 @@ class PhaseRun:
     def _update(self, turn: Turn, images: int) -> None:
         """Average gradients over ranks and take the optimizer's step."""
         optimizer, adam = self.optimizers[turn.name], turn.adam
-        halvings = images // adam.halve_every if adam.halve_every else 0
         for group in optimizer.param_groups:
-            group["lr"] = adam.learning_rate * 0.5**halvings
+            group["lr"] = adam.rate(images)
+        if adam.forgets and _due(images // self.batch_size, self.batch_size, adam.decay_every):
+            optimizer.state.clear()
         if self.job.fabric.world_size > 1:
             average_gradients(self.job.fabric, optimizer)
+        if turn.clip_norm:
+            clipped = [p for module in turn.clipped for p in module.parameters()]
+            torch.nn.utils.clip_grad_norm_(clipped, turn.clip_norm)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
 
@@ -342,6 +348,8 @@ class PhaseRun:
 def _settle_earlier(job: Job, number: int, average: dict[str, Tensor]) -> None:
     """What the end of an earlier phase did to the networks, done again from its checkpoint."""
     phase = job.system.phases()[number]
+    if phase.start:
+        phase.start()
     earlier = Average(job.system, phase.averaged, 1)
     earlier.load_state_dict(average)
     earlier.settle()

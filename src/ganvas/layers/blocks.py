@@ -1,0 +1,133 @@
+"""Building blocks of the stacked systems: gated linear units, up-sampling, residual and down-sampling blocks.
+
+Convolutions have no bias; batch normalisation follows them. ``gated`` blocks use a gated linear unit
+(StackGAN++ and AttnGAN), the others a ReLU (StackGAN).
+"""
+
+from __future__ import annotations
+
+from typing import cast
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+_LARGE = 16  # from this side on, the transposed form of an up-sampled convolution is faster on a CPU
+
+
+class GLU(nn.Module):
+    """Half of the channels, each times the sigmoid of its partner in the other half."""
+
+    def forward(self, features: Tensor) -> Tensor:
+        """``(B, 2C, ...)`` to ``(B, C, ...)``."""
+        return F.glu(features, dim=1)
+
+
+class UpConv(nn.Conv2d):
+    """Nearest-neighbour up-sampling by two, then a 3x3 convolution.
+
+    On large maps of a CPU it is computed as the transposed convolution that it equals, with a 4x4 kernel and
+    stride 2: 4 products for each weight-sized window instead of 9. The results agree to rounding.
+
+    Args:
+        num_in: channels of the input.
+        num_out: of the output.
+    """
+
+    def __init__(self, num_in: int, num_out: int) -> None:
+        super().__init__(num_in, num_out, 3, padding=1, bias=False)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """``(B, C, H, W)`` to ``(B, C', 2H, 2W)``."""
+        if features.device.type == "cpu" and min(features.shape[2:]) >= _LARGE:
+            return F.conv_transpose2d(features, spread_kernel(self.weight), stride=2, padding=1)
+        return super().forward(F.interpolate(features, scale_factor=2.0, mode="nearest"))
+
+
+def spread_kernel(kernel: Tensor) -> Tensor:
+    """The kernel ``(I, O, 4, 4)`` of the transposed convolution of stride 2 that equals nearest-neighbour
+    up-sampling by two and a convolution with ``kernel`` ``(O, I, 3, 3)``.
+    """
+    padded = F.pad(kernel, (1, 1, 1, 1))
+    rows = padded[:, :, 1:] + padded[:, :, :-1]
+    return (rows[..., 1:] + rows[..., :-1]).flip(2, 3).transpose(0, 1)
+
+
+def up_block(num_in: int, num_out: int, *, gated: bool = True) -> nn.Sequential:
+    """``(B, C, H, W)`` to ``(B, C', 2H, 2W)``: nearest-neighbour up-sampling, 3x3 convolution, normalisation,
+    activation.
+    """
+    if gated:
+        return nn.Sequential(UpConv(num_in, 2 * num_out), nn.BatchNorm2d(2 * num_out), GLU())
+    return nn.Sequential(UpConv(num_in, num_out), nn.BatchNorm2d(num_out), nn.ReLU(inplace=True))
+
+
+def joining_block(num_in: int, num_out: int, *, gated: bool = True) -> nn.Sequential:
+    """3x3 convolution at the same resolution, normalisation, activation: where a condition joins features."""
+    wide = 2 * num_out if gated else num_out
+    return nn.Sequential(
+        nn.Conv2d(num_in, wide, 3, padding=1, bias=False),
+        nn.BatchNorm2d(wide),
+        GLU() if gated else nn.ReLU(inplace=True),
+    )
+
+
+class ResidualBlock(nn.Module):
+    """Two 3x3 convolutions beside the identity.
+
+    Args:
+        channels: C.
+        gated: a gated linear unit inside and nothing after the sum (StackGAN++, AttnGAN); otherwise a ReLU
+            inside and another after the sum (StackGAN).
+    """
+
+    def __init__(self, channels: int, *, gated: bool = True) -> None:
+        super().__init__()
+        self.gated = gated
+        self.branch = nn.Sequential(
+            *joining_block(channels, channels, gated=gated),
+            nn.Conv2d(channels, channels, 3, padding=1, bias=False),
+            nn.BatchNorm2d(channels),
+        )
+
+    def forward(self, features: Tensor) -> Tensor:
+        """``(B, C, H, W)`` to the same shape."""
+        out = features + cast(Tensor, self.branch(features))
+        return out if self.gated else F.relu(out)
+
+
+def image_head(channels: int) -> nn.Sequential:
+    """``(B, C, H, W)`` features to ``(B, 3, H, W)`` images in [-1, 1]."""
+    return nn.Sequential(nn.Conv2d(channels, 3, 3, padding=1, bias=False), nn.Tanh())
+
+
+def down_block(num_in: int, num_out: int, *, normalised: bool = True) -> nn.Sequential:
+    """``(B, C, H, W)`` to ``(B, C', H/2, W/2)``: 4x4 convolution of stride 2, normalisation, LeakyReLU 0.2."""
+    norm = [nn.BatchNorm2d(num_out)] if normalised else []
+    return nn.Sequential(
+        nn.Conv2d(num_in, num_out, 4, stride=2, padding=1, bias=False),
+        *norm,
+        nn.LeakyReLU(0.2, inplace=True),
+    )
+
+
+def narrowing_block(num_in: int, num_out: int, kernel: int = 3) -> nn.Sequential:
+    """Convolution at the same resolution, normalisation, LeakyReLU 0.2; for discriminators."""
+    return nn.Sequential(
+        nn.Conv2d(num_in, num_out, kernel, padding=kernel // 2, bias=False),
+        nn.BatchNorm2d(num_out),
+        nn.LeakyReLU(0.2, inplace=True),
+    )
+
+
+def orthogonal(module: nn.Module) -> None:
+    """For ``Module.apply``: orthogonal convolutions and linear maps, gains N(1, 0.02), biases 0.
+
+    The initialisation of StackGAN++ and AttnGAN [code].
+    """
+    if isinstance(module, nn.Conv2d | nn.Linear):
+        nn.init.orthogonal_(module.weight)
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)
+    elif isinstance(module, nn.BatchNorm2d | nn.BatchNorm1d):
+        nn.init.normal_(module.weight, 1.0, 0.02)
+        nn.init.zeros_(module.bias)
