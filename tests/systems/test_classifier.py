@@ -15,8 +15,10 @@ from ganvas.data.labels import label_names, label_numbers
 from ganvas.data.store import Record, Store
 from ganvas.data.store_writer import StoreWriter
 from ganvas.errors import GanvasError
+from ganvas.networks.inception import Inception
 from ganvas.pipeline import load
 from ganvas.recipe import Recipe, load_recipe, resolve
+from ganvas.scores.classifiers import open_classifier
 from ganvas.systems.base import Batch
 from ganvas.systems.classifier import Classifier, ClassifierSettings, distorted
 from ganvas.text.encoder import NoText
@@ -169,9 +171,114 @@ def test_a_recipe_of_another_system_and_given_labels_stay_as_they_are(tmp_path: 
     assert resolve(filled.to_dict()) == filled
 
 
+# --- Inception
+
+
+def inception(**changes: object) -> Classifier:
+    labels = {"class": ("owl", "wren", "gull")}
+    settings = ClassifierSettings(network="inception-torchvision", labels=labels, **changes)  # type: ignore[arg-type]
+    return Classifier(settings, NoText(), 64)
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Like torchvision's file: the trunk's names, and heads that are not wanted."""
+    torch.manual_seed(0)
+    network = Inception(tensorflow=False)
+    for value in network.parameters():
+        if value.dim() > 1:
+            value.data.normal_(0, (2 / value[0].numel()) ** 0.5)
+    path = tmp_path_factory.mktemp("weights") / "inception.pth"
+    tensors = {
+        **network.state_dict(),
+        "fc.weight": torch.zeros(1000, 2048),
+        "AuxLogits.fc.bias": torch.zeros(1000),
+    }
+    torch.save(tensors, path)
+    return path
+
+
+def test_an_inception_sees_images_of_any_size_at_299_pixels_and_has_a_head_for_the_data() -> None:
+    with torch.device("meta"):
+        system = inception()
+        said = system.eval().logits(torch.zeros(2, 3, 64, 64))
+    assert said["class"].shape == (2, 3)
+    assert sum(p.numel() for p in system.trunk.parameters()) == 21_785_568
+    assert sum(p.numel() for p in system.heads.parameters()) == 2048 * 3 + 3
+
+
+def test_training_starts_from_the_weights_of_a_file_and_a_saved_model_needs_it_no_more(
+    weights: Path, tmp_path: Path
+) -> None:
+    store = coloured_store(tmp_path / "data", splits=(8, 2, 2))
+    given = tmp_path / "given.pth"
+    given.write_bytes(weights.read_bytes())
+    tree = colour_recipe().to_dict()
+    tree["settings"] |= {"network": "inception-torchvision", "weights": str(given), "frozen": True}
+    tree["training"] |= {"images": {"classes": 8}, "batch_size": 4}
+    run = train(resolve(tree), store, tmp_path / "run")
+    given.unlink()
+    source = open_classifier(str(run.folder), "class", device="cpu")
+    assert source.classes == tuple(sorted(THINGS)) and source.logits(store.images[np.arange(2)]).shape == (
+        2,
+        5,
+    )
+    system = load(run.folder, device="cpu").system
+    assert isinstance(system, Classifier)
+    kept, came = system.trunk.state_dict(), torch.load(weights, weights_only=True)
+    assert all(torch.equal(kept[name], came[name]) for name in kept)  # running statistics too
+
+
+def test_all_of_an_inception_learns_unless_it_is_frozen(weights: Path) -> None:
+    for frozen in (False, True):
+        system = inception(weights=str(weights), frozen=frozen)
+        (phase,) = system.phases()
+        (turn,) = phase.turns
+        learning = {id(p) for module in turn.modules for p in module.parameters()}
+        assert learning == {id(p) for p in (system.heads if frozen else system).parameters()}
+    assert phase.start is not None
+    phase.start()
+    system.requires_grad_(False).heads.requires_grad_(True)
+    batch = Batch(images=torch.randn(2, 3, 64, 64), targets=torch.tensor([[0], [2]]))
+    turn.loss(batch, phase.draw(batch)).total.backward()
+    assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in system.heads.parameters())
+
+
+def test_weights_that_are_none_of_an_inception_are_one_line(tmp_path: Path) -> None:
+    for path in (tmp_path / "nowhere.pth", tmp_path / "text.pth"):
+        (tmp_path / "text.pth").write_text("no weights")
+        with pytest.raises(
+            GanvasError, match=r"\.pth: holds no weights for .*inception-torchvision"
+        ) as refused:
+            inception(weights=str(path)).start()
+        assert "\n" not in str(refused.value)
+
+
+def test_weights_to_download_are_fetched_once(weights: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ganvas.networks.weights.fetched", lambda name, url, others: weights)
+    monkeypatch.delenv("GANVAS_WEIGHTS_INCEPTION_TORCHVISION", raising=False)
+    system = inception(weights="download")
+    system.start()
+    assert torch.equal(
+        system.trunk.state_dict()["Mixed_7c.branch1x1.conv.weight"],
+        torch.load(weights, weights_only=True)["Mixed_7c.branch1x1.conv.weight"],
+    )
+
+
+@pytest.mark.parametrize("name", ["classifier-cub", "classifier-oxford102", "classifier-inception"])
+def test_the_recipes_of_the_papers_data_fine_tune_an_inception(name: str) -> None:
+    settings = load_recipe(name).settings
+    assert settings.network == "inception-torchvision" and settings.weights == "download"
+    assert settings.heads == ("class",) and not settings.frozen
+
+
 @pytest.mark.parametrize(
     ("override", "words"),
     [
+        ("settings.weights=inception.pth", "starts from nothing"),
+        ("settings.frozen=true", "starts from nothing"),
+        ("settings={network: inception-fid, heads: [style], frozen: true}", "needs settings.weights"),
+        ("settings.network=inception", "inception-fid"),
         ("settings.heads=[]", "at least one thing"),
         ("settings.heads=[style, style]", "each once"),
         ("settings.labels={style: [a, b]}", "leave them out"),

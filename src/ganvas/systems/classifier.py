@@ -1,21 +1,26 @@
 """An image classifier with one head for each kind of label, for scores. It reads and draws nothing.
 
 Trained on real images of any data set with classes or attributes. It stands where the papers use an Inception
-network that was fine-tuned on the classes of the data, or a detector of what a caption names. Ours: a small
-residual network, trained from scratch, so that it needs nothing but the data.
+network that was fine-tuned on the classes of the data, or a detector of what a caption names. Either that
+network, which starts from ImageNet's weights, or a small residual one, trained from scratch, so that it needs
+nothing but the data.
+
+Where we differ from StackGAN's fine-tuned Inception: no class for the background, and no auxiliary head.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import cast
+from typing import Literal, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ganvas.errors import GanvasError
+from ganvas.networks.inception import Inception
+from ganvas.networks.weights import inception_weights, load_weights
 from ganvas.systems.base import Adam, Batch, Losses, Phase, System, Turn
 from ganvas.text.encoder import Text, TextEncoder
 
@@ -28,8 +33,16 @@ class ClassifierSettings:
     """What is told apart: ``class``, or an attribute of the data set, such as ``style``."""
     labels: dict[str, tuple[str, ...]] = field(default_factory=dict)
     """The names that each head knows, in the order of its outputs; training fills them in from the data."""
+    network: Literal["small", "inception-fid", "inception-torchvision"] = "small"
+    """The small residual network, or Inception-v3 with the pools of the TensorFlow graph or of torchvision.
+    An Inception sees images at 299 pixels, whatever the recipe's size."""
+    weights: str | None = None
+    """What an Inception starts from: the path of its file, or ``download``, which fetches the file once; by
+    default fresh weights."""
+    frozen: bool = False
+    """An Inception stays as it came, and only the heads learn."""
     width: int = 32
-    """Channels at half resolution."""
+    """Channels of the small network at half resolution."""
     dropout: float = 0.2
     """Probability of dropping a feature before the heads."""
     smoothing: float = 0.1
@@ -51,6 +64,16 @@ class ClassifierSettings:
                 raise GanvasError(
                     f"settings.{name}: should be at least 0 and below 1, not {getattr(self, name)}"
                 )
+        if self.network == "small" and (self.weights is not None or self.frozen):
+            raise GanvasError(
+                "settings.network: the small one starts from nothing; leave settings.weights and"
+                " settings.frozen out, or choose inception-torchvision"
+            )
+        if self.frozen and self.weights is None:
+            raise GanvasError(
+                "settings.frozen: needs settings.weights, a path or download: a network with fresh weights"
+                " sees nothing"
+            )
         if not self.heads or len(set(self.heads)) < len(self.heads):
             raise GanvasError("settings.heads: name at least one thing to tell apart, and each once")
         if self.labels and set(self.labels) != set(self.heads):
@@ -64,7 +87,7 @@ class Classifier(System):
     """Convolutions that all heads share, and a linear map for each.
 
     Args:
-        settings: heads and widths.
+        settings: heads and network.
         text_encoder: not used.
         image_size: S, pixels.
     """
@@ -77,21 +100,15 @@ class Classifier(System):
         super().__init__()
         self.settings, self.image_size = settings, image_size
         self.text_encoder = text_encoder
-        width = settings.width
-        self.trunk = nn.Sequential(
-            nn.Conv2d(3, width, 3, stride=2, padding=1, bias=False),
-            nn.BatchNorm2d(width),
-            nn.ReLU(inplace=True),
-            _Unit(width, width, stride=1),
-            _Unit(width, 2 * width, stride=2),
-            _Unit(2 * width, 4 * width, stride=2),
-            _Unit(4 * width, 6 * width, stride=2),
-            nn.AdaptiveAvgPool2d(1),
-            nn.Flatten(),
-            nn.Dropout(settings.dropout),
-        )
+        if settings.network == "small":
+            self.trunk: nn.Module = _small(settings.width)
+            features, self._side = 6 * settings.width, image_size
+        else:
+            self.trunk = Inception(tensorflow=settings.network == "inception-fid")
+            features, self._side = 2048, 299
+        self.dropout = nn.Dropout(settings.dropout)
         # none before training has filled in the labels
-        self.heads = nn.ModuleList(nn.Linear(6 * width, len(names)) for names in self.labels.values())
+        self.heads = nn.ModuleList(nn.Linear(features, len(names)) for names in self.labels.values())
 
     @property
     def labels(self) -> dict[str, tuple[str, ...]]:
@@ -109,9 +126,9 @@ class Classifier(System):
         Args:
             images: ``(B, 3, H, W)`` in [-1, 1], any size.
         """
-        if images.shape[-2:] != (self.image_size, self.image_size):
-            images = F.interpolate(images, size=self.image_size, mode="bilinear", antialias=True)
-        features = cast(Tensor, self.trunk(images))
+        if images.shape[-2:] != (self._side, self._side):
+            images = F.interpolate(images, size=(self._side, self._side), mode="bilinear", antialias=True)
+        features = self.dropout(self.trunk(images))
         return {
             name: cast(Tensor, head(features)).float()
             for name, head in zip(self.labels, self.heads, strict=True)
@@ -122,19 +139,32 @@ class Classifier(System):
         adam = Adam(
             learning_rate=self.settings.learning_rate,
             betas=(0.9, 0.999),
-            halve_every=self.settings.halve_every,
+            decay_every=self.settings.halve_every,
         )
-        turn = Turn(name="classes", modules=[self.trunk, self.heads], loss=self.loss, adam=adam)
+        learning = [self.heads] if self.settings.frozen else [self.trunk, self.heads]
+        turn = Turn(name="classes", modules=[*learning, self.dropout], loss=self.loss, adam=adam)
         return [
             Phase(
                 name="classes",
                 turns=[turn],
                 draw=self.draw,
                 labels=self.labels,
-                averaged=[self.trunk, self.heads],
+                averaged=learning,
                 generates=False,
+                start=self.start,
             )
         ]
+
+    def start(self) -> None:
+        """Take the weights that an Inception starts from.
+
+        Raises:
+            GanvasError: they are not here, cannot be fetched, or are others.
+        """
+        network, weights = self.settings.network, self.settings.weights
+        if weights is not None:
+            path = inception_weights(network, None if weights == "download" else weights)
+            load_weights(self.trunk, path, network)
 
     def draw(self, batch: Batch) -> Mapping[str, Tensor]:
         """What the heads say of images that are zoomed, moved and grained at random."""
@@ -153,6 +183,21 @@ class Classifier(System):
             losses.append(total / known)
             terms[f"{name}_accuracy"] = (logits.detach().argmax(dim=1) == target).sum() / known
         return Losses(torch.stack(losses).mean(), terms)
+
+
+def _small(width: int) -> nn.Sequential:
+    """``(B, 3, S, S)`` to ``(B, 6 * width)``."""
+    return nn.Sequential(
+        nn.Conv2d(3, width, 3, stride=2, padding=1, bias=False),
+        nn.BatchNorm2d(width),
+        nn.ReLU(inplace=True),
+        _Unit(width, width, stride=1),
+        _Unit(width, 2 * width, stride=2),
+        _Unit(2 * width, 4 * width, stride=2),
+        _Unit(4 * width, 6 * width, stride=2),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+    )
 
 
 class _Unit(nn.Module):
