@@ -104,10 +104,10 @@ def load(path: str | os.PathLike[str], *, device: str = "auto") -> Model:
     from ganvas.training.device import choose_device
 
     place = choose_device(device)
-    folder = _find_model(Path(path))
+    folder = find_model(Path(path))
     config = _read_config(folder)
     recipe = resolve(config["recipe"])
-    system = build_system(recipe, files=_read_files(folder))
+    system = build_system(recipe, files=read_files(folder))
     try:
         weights = load_file(folder / "model.safetensors")
     except (OSError, SafetensorError) as error:
@@ -306,7 +306,12 @@ def _pad_words(text: Text, length: int) -> Text:
     return Text(text.sentence, F.pad(text.words, (0, 0, 0, more)), F.pad(text.mask, (0, more)))
 
 
-def _find_model(path: Path) -> Path:
+def find_model(path: Path) -> Path:
+    """The model folder that ``path`` is, or that of the run that it is.
+
+    Raises:
+        GanvasError: there is none.
+    """
     for folder in (path / "model", path):
         if (folder / "config.json").is_file():
             return folder
@@ -335,8 +340,12 @@ def _read_config(folder: Path) -> dict[str, Any]:
     return found
 
 
-def _read_files(folder: Path) -> dict[str, str]:
-    """The text encoder's own files."""
+def read_files(folder: Path) -> dict[str, str]:
+    """The files of a model folder that its text encoder needs beside weights: name to text.
+
+    Raises:
+        GanvasError: one cannot be read.
+    """
     found = {}
     for path in (folder / VOCABULARY, folder / TRANSFORMER):
         if not path.exists():
@@ -381,9 +390,15 @@ tags: [text-to-image, gan, {recipe.system}]
 - System: `{recipe.system}`, images of {size} x {size} pixels
 - Text encoder: {f"`{recipe.text.encoder}`" if recipe.text else "none"}
 - Data: `{recipe.data.set}`
-- Images seen in training: {seen}
+- Images seen in training: {seen}{_origin(recipe)}
 - Made by Ganvas {__version__}
 {_USE if find(recipe.system).system.generates else ""}"""
+
+
+def _origin(recipe: Recipe) -> str:
+    """A line on encoders that were not trained in this run."""
+    encoders = recipe.training.encoders
+    return f"\n- Encoders: taken over from the model `{Path(encoders).name}`" if encoders else ""
 
 
 _USE = """

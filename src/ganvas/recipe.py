@@ -63,6 +63,9 @@ class TrainingSettings:
     """Images a step, over all ranks."""
     batch_sizes: dict[str, int] = field(default_factory=dict)
     """The same for single phases, by name, where it differs."""
+    encoders: str | None = None
+    """A run or model folder whose encoders are taken over as they are: text encoder and vocabulary, and that
+    of images where both have DAMSM. Phases that train the text encoder are then left out."""
     seed: int = 0
     device: str = "auto"
     """``auto``, ``cpu``, ``cuda`` or ``mps``."""

@@ -44,6 +44,7 @@ from ganvas.training.device import (
     out_of_memory,
     wait_for_all,
 )
+from ganvas.training.encoders import is_taken_over, take_over, trained_files
 from ganvas.training.feeding import Data, make_feed, shown_images, training_captions
 from ganvas.training.inputs import make_inputs
 from ganvas.training.labels import with_labels
@@ -86,7 +87,10 @@ def train(recipe: Recipe, store: Data, folder: Path) -> Run:
     recipe = with_labels(recipe, store)
     fabric = make_fabric(recipe.training)
     torch.manual_seed(recipe.training.seed)
-    system = build_system(recipe, **text_material(recipe, store)).to(fabric.device)
+    files = trained_files(recipe)
+    material = text_material(recipe, store) if files is None else {"files": files}
+    system = build_system(recipe, **material).to(fabric.device)
+    take_over(system, recipe)
     if recipe.training.channels_last:
         system.to(memory_format=torch.channels_last)
     system.requires_grad_(False)
@@ -101,7 +105,7 @@ def train(recipe: Recipe, store: Data, folder: Path) -> Run:
     with stop_signal() as stop:
         job = Job(recipe, store, run, fabric, system, stop)
         for number, phase in enumerate(phases):
-            if recipe.training.images.get(phase.name, 0) == 0:
+            if recipe.training.images.get(phase.name, 0) == 0 or is_taken_over(phase, recipe):
                 continue
             if reached is None or checkpoint_number(reached) <= number:
                 steps += PhaseRun(job, number, phase).run(reached)
