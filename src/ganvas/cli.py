@@ -184,6 +184,34 @@ def _read_captions(source: str) -> list[str]:
 
 
 @app.command()
+def convert(
+    release: Annotated[
+        str, typer.Argument(help="An official release: attngan, damsm, stackgan or stackgan-v2.")
+    ],
+    files: Annotated[
+        list[Path],
+        typer.Argument(help="Its checkpoints, in any order; and captions.pickle for attngan, damsm."),
+    ],
+    out: Annotated[Path, typer.Option(help="The model folder to make.")],
+    text_from: Annotated[
+        Path | None,
+        typer.Option(
+            "--text",
+            metavar="MODEL",
+            help="Read captions with this model's text encoder (stackgan, stackgan-v2).",
+        ),
+    ] = None,
+) -> None:
+    """Turn released weights into a model folder; nothing in the files is run."""
+    from ganvas.convert.official import convert_files
+
+    converted = convert_files(release, files, out, text_from)
+    if converted.warning:
+        print(f"ganvas: {converted.warning}", file=sys.stderr)
+    print(out)
+
+
+@app.command()
 def score(
     target: Annotated[
         str,

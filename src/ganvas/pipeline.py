@@ -60,7 +60,14 @@ def build_system(
         ) from None
 
 
-def save_model(system: System, recipe: Recipe, folder: Path, trained: Mapping[str, int]) -> None:
+def save_model(
+    system: System,
+    recipe: Recipe,
+    folder: Path,
+    trained: Mapping[str, int],
+    *,
+    converted_from: Mapping[str, str] | None = None,
+) -> None:
     """Write what generating needs: weights, config, tokenizer, model card. Each file is replaced at once.
 
     Args:
@@ -68,6 +75,7 @@ def save_model(system: System, recipe: Recipe, folder: Path, trained: Mapping[st
         recipe: what it was made from.
         folder: made if it does not exist.
         trained: images seen in each phase.
+        converted_from: files of a release with their SHA-256, where the weights are such.
 
     Raises:
         RunStopped: the disk is full, or not writable.
@@ -79,6 +87,8 @@ def save_model(system: System, recipe: Recipe, folder: Path, trained: Mapping[st
     except OSError as error:
         raise RunStopped(f"{folder}: could not be written ({in_words(error)})") from None
     config = {"format": FORMAT, "ganvas": __version__, "trained": dict(trained), "recipe": recipe.to_dict()}
+    if converted_from:
+        config["converted_from"] = dict(converted_from)
     weights = {
         name: value.detach().cpu().contiguous().clone()
         for name, value in system.state_dict().items()
@@ -86,7 +96,7 @@ def save_model(system: System, recipe: Recipe, folder: Path, trained: Mapping[st
     }
     for name, text in system.text_encoder.files().items():
         write_atomically(folder / name, text)
-    write_atomically(folder / "README.md", _model_card(recipe, trained))
+    write_atomically(folder / "README.md", _model_card(system, recipe, trained, converted_from or {}))
     write_atomically(folder / "config.json", json.dumps(config, indent=2, ensure_ascii=False) + "\n")
     write_atomically(folder / "model.safetensors", save(weights))
 
@@ -375,9 +385,23 @@ def _load_weights(system: System, weights: Mapping[str, Tensor], folder: Path) -
     system.load_state_dict(dict(weights), strict=False)
 
 
-def _model_card(recipe: Recipe, trained: Mapping[str, int]) -> str:
+def _model_card(
+    system: System, recipe: Recipe, trained: Mapping[str, int], converted_from: Mapping[str, str]
+) -> str:
     seen = ", ".join(f"{images:,} in phase {phase}" for phase, images in trained.items())
     size = recipe.data.image_size
+    facts = [
+        f"System: `{recipe.system}`, images of {size} x {size} pixels",
+        f"Text encoder: {f'`{recipe.text.encoder}`' if recipe.text else 'none'}",
+        f"Data: `{recipe.data.set}`",
+        f"Images seen in training: {seen or 'not known'}",
+        *system.facts(),
+    ]
+    if recipe.training.encoders:
+        facts.append(f"Encoders: taken over from the model `{Path(recipe.training.encoders).name}`")
+    facts += [f"Converted from `{name}`, SHA-256 {digest}" for name, digest in converted_from.items()]
+    facts.append(f"Made by Ganvas {__version__}")
+    lines = "\n".join(f"- {fact}" for fact in facts)
     return f"""---
 library_name: ganvas
 tags: [text-to-image, gan, {recipe.system}]
@@ -387,18 +411,8 @@ tags: [text-to-image, gan, {recipe.system}]
 
 {recipe.about}
 
-- System: `{recipe.system}`, images of {size} x {size} pixels
-- Text encoder: {f"`{recipe.text.encoder}`" if recipe.text else "none"}
-- Data: `{recipe.data.set}`
-- Images seen in training: {seen}{_origin(recipe)}
-- Made by Ganvas {__version__}
+{lines}
 {_USE if find(recipe.system).system.generates else ""}"""
-
-
-def _origin(recipe: Recipe) -> str:
-    """A line on encoders that were not trained in this run."""
-    encoders = recipe.training.encoders
-    return f"\n- Encoders: taken over from the model `{Path(encoders).name}`" if encoders else ""
 
 
 _USE = """

@@ -115,12 +115,7 @@ class PickledCaptions:
     def __init__(self, path: Path, names: Mapping[str, Sequence[str]]) -> None:
         self.path = path
         self.about = path.name
-        content = load_pickle(path, _MAX_CAPTIONS_PICKLE_BYTES)
-        if not (
-            isinstance(content, list | tuple) and [type(part) for part in content] == [list, list, dict, dict]
-        ):
-            raise GanvasError(f"{path}: is not [train captions, test captions, index to word, word to index]")
-        train, test, self._words, indices = content
+        train, test, self._words, indices = _caption_pickle(path)
         self.vocabulary = _checked_vocabulary(path, self._words, indices)
         self._captions: dict[str, list[Any]] = {}
         for split, captions in (("train", train), ("test", test)):
@@ -160,6 +155,24 @@ class PickledCaptions:
     def beside(self) -> tuple[Path, ...]:
         """The folder of the pickle."""
         return (self.path.parent,)
+
+
+def released_vocabulary(path: Path) -> dict[str, int]:
+    """Word to index, of AttnGAN's ``captions.pickle``.
+
+    Raises:
+        GanvasError: it is something else.
+    """
+    _, _, words, indices = _caption_pickle(path)
+    return _checked_vocabulary(path, words, indices)
+
+
+def _caption_pickle(path: Path) -> list[Any]:
+    """Its four parts."""
+    content = load_pickle(path, _MAX_CAPTIONS_PICKLE_BYTES)
+    if isinstance(content, list | tuple) and [type(part) for part in content] == [list, list, dict, dict]:
+        return list(content)
+    raise GanvasError(f"{path}: is not [train captions, test captions, index to word, word to index]")
 
 
 def _checked_vocabulary(path: Path, words: dict[Any, Any], indices: dict[Any, Any]) -> dict[str, int]:

@@ -166,6 +166,12 @@ class System(nn.Module, ABC):
     def phases(self) -> Sequence[Phase]:
         """The order of training."""
 
+    def facts(self) -> Sequence[str]:
+        """What a model card should say beside the recipe, a line each: what networks started from, for
+        example.
+        """
+        return ()
+
     def draw_noise(self, like: Tensor) -> Tensor:
         """Fresh noise ``(B, Z)`` from the system's distribution, on the device of ``like`` ``(B, ...)``."""
         return like.new_empty(len(like), self.noise_dim).normal_()
