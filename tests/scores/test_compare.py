@@ -361,7 +361,11 @@ def shown(text: str, num_models: int = 2) -> Comparison:
     image = np.random.default_rng(0).integers(0, 256, (16, 16, 3), np.uint8)
     rows = [[image, image], [image, image]]
     given = [
-        [Given(Score(name=text, value=number, better="lower", protocol={text: text, "n": number // 2}))]
+        [
+            Given(
+                Score(name=text, value=number, better="lower", protocol={text: text, text + "n": number // 2})
+            )
+        ]
         for number in range(num_models)
     ]
     return Comparison(
