@@ -1,4 +1,4 @@
-"""R-precision on real images: theirs is best, falls with blur and noise, and is chance with captions shuffled."""
+"""R-precision of real images is best, falls with blur and noise, and is chance with captions shuffled."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def test_of_emoji_the_real_images_are_best_and_those_of_other_captions_chance(
 
 @pytest.fixture(scope="module")
 def photos(tmp_path_factory: pytest.TempPathFactory) -> tuple[Store, str]:
-    """Eighty photos, and a dual encoder that knows them by heart: of so few it learns nothing about others."""
+    """Eighty photos, and a dual encoder that knows them by heart: so few teach it nothing about others."""
     if not COCO_MINI.is_dir():
         pytest.skip("the photos of coco_mini are not here")
     folder = tmp_path_factory.mktemp("photos")
