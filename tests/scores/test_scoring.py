@@ -225,6 +225,19 @@ def test_data_without_a_test_split_are_scored_on_val(store: Store, tmp_path: Pat
         chosen_protocol("ganvas", write_store(tmp_path / "t", splits=(4, 0, 0)))
 
 
+def test_a_score_asked_for_need_not_be_of_the_protocol(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[dict[str, Any]] = []
+
+    def another(job: Job) -> list[Score]:
+        seen.append(dict(job.settings))
+        return []
+
+    monkeypatch.setitem(makers.MAKERS, "another", another)
+    only = ["another", "brightness"]
+    assert [made.name for made in score("real", store.path, only=only).scores] == ["brightness"]
+    assert seen == [{}]
+
+
 def test_an_earlier_result_without_the_same_scores_is_refused(store: Store, tmp_path: Path) -> None:
     result = score("real", store.path)
     (tmp_path / "x.json").write_text(replace_scores(result.to_json()))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,21 +12,25 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from tiny_runs import COLOURS, write_store
+from tiny_runs import COLOURS, Called, write_store
 
-from ganvas.data.store import Store
+from ganvas.data.store import Record, Store
+from ganvas.data.store_writer import StoreWriter
 from ganvas.errors import GanvasError
 from ganvas.pipeline import Model, load
 from ganvas.recipe import resolve
+from ganvas.scores.protocols import PROTOCOLS
 from ganvas.scores.style_experiment import (
     StyleProtocol,
     area_under_roc,
+    fitting_protocol,
     kmeans,
     mean_colour,
     roc,
     style_experiment,
     style_pairs,
     style_table,
+    styles,
     text_baseline,
     variant,
 )
@@ -116,6 +122,95 @@ def test_the_border_is_the_outermost_eighth() -> None:
     assert mean_colour(image, "border")[0].tolist() == [1, 0, 0]
     red, green, _ = mean_colour(image, "image")[0].tolist()
     assert red == pytest.approx((1 * 112 - 144) / 256) and green == pytest.approx(-144 / 256)
+
+
+def attributed_store(path: Path, colours: list[str | None], *, bordered: bool = True) -> Store:
+    """Images whose attribute is their colour, with borders of it or white ones."""
+    with StoreWriter(path, name="squares", size=16, source="drawn here", licence="CC0-1.0") as writer:
+        for number, colour in enumerate(colours):
+            image = np.full((16, 16, 3), 255, np.uint8)
+            inner = slice(0, 16) if bordered else slice(4, 12)
+            image[inner, inner] = np.minimum(np.array(COLOURS[colour or "blue"]) + number % 5, 255)
+            record = Record(
+                id=str(number),
+                split="test",
+                captions=(f"thing {number}",),
+                label="a" if number % 2 else "b",
+                attributes={} if colour is None else {"colour": colour},
+            )
+            writer.add(record, image)
+        writer.finish()
+    return Store(path)
+
+
+def test_styles_may_be_what_the_data_say_and_images_without_are_left_out(
+    undisturbed: Path, tmp_path: Path
+) -> None:
+    colours = ["red", "green", None, "red", "blue", "green"]
+    store = attributed_store(tmp_path / "data", colours)
+    rows, found = styles(store, StyleProtocol(style="attribute:colour"))
+    assert rows.tolist() == [0, 1, 3, 4, 5] and found.tolist() == [2, 1, 2, 0, 1]
+    assert styles(store, StyleProtocol(style="attribute:class"))[1].tolist() == [1, 0] * 3
+    model = model_with(undisturbed, lambda images: mean_colour(images, "image"))
+    score = style_experiment(model, store, StyleProtocol(style="attribute:colour", pairs=500))
+    assert score.value == 1
+    assert score.protocol["style"] == "attribute:colour" and score.protocol["clusters"] == 3
+    assert score.protocol["num_images"] == 5
+
+
+@pytest.mark.parametrize(
+    ("style", "said"),
+    [
+        ("attribute:color", r"0 different values of 'color'; did you mean 'colour'"),
+        ("attribute:", "0 different values of ''"),
+        ("pose", "should be border, image, or attribute:NAME"),
+    ],
+)
+def test_a_style_that_the_data_do_not_have_is_one_line(style: str, said: str, tmp_path: Path) -> None:
+    store = attributed_store(tmp_path / "data", ["red", "green"] * 3)
+    with pytest.raises(GanvasError, match=said) as refused:
+        styles(store, StyleProtocol(style=style))
+    assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize(("bordered", "style"), [(True, "border"), (False, "image")])
+def test_where_borders_are_all_alike_the_whole_image_is_clustered(
+    bordered: bool, style: str, tmp_path: Path
+) -> None:
+    store = attributed_store(tmp_path / "data", list(COLOURS) * 10, bordered=bordered)
+    fitting = fitting_protocol(store, "test")
+    assert (fitting.style, fitting.clusters) == (style, 4)
+    assert fitting_protocol(store, "test", "attribute:colour").style == "attribute:colour"
+    assert len(np.unique(styles(store, fitting)[1])) == 4
+
+
+def test_the_paper_has_a_hundred_clusters_and_so_have_data_with_images_enough(tmp_path: Path) -> None:
+    assert fitting_protocol(write_store(tmp_path / "data", splits=(0, 0, 1010)), "test").clusters == 100
+
+
+def test_it_is_among_the_scores_of_any_data_beside_its_text_baseline(
+    undisturbed: Path, squares: Store, store: Store, tmp_path: Path, ganvas: Callable[..., Called]
+) -> None:
+    def call(out: str, *options: str, target: str | Path = undisturbed, data: Store = squares) -> Called:
+        return ganvas("score", target, "--data", data.path, "--only", "style", "--out", out, *options)
+
+    done = call("s.json")
+    assert done.status == 0, done.err
+    scores = json.loads((tmp_path / "s.json").read_text())["scores"]
+    assert [score["name"] for score in scores] == ["style AUC", "style AUC text"]
+    assert scores[0]["protocol"] == scores[1]["protocol"]
+    assert (scores[0]["protocol"]["style"], scores[0]["protocol"]["clusters"]) == ("border", 4)
+    assert call("t.json", "--use", "style=attribute:class").out.startswith("style AUC")
+    other = call("u.json", "--use", "style=image", "--against", "s.json")
+    assert other.status == 2 and 'style: "image" here, "border" there' in other.err
+    few = call("v.json", data=store)
+    assert few.status == 0 and "style: not made; split 'test' has fewer than 20 images" in few.err
+    assert call("w.json", target="real").status == 0
+
+
+def test_the_protocols_for_any_data_have_it() -> None:
+    for name in ("ganvas", "ganvas-emoji"):
+        assert "style" in {want.score for want in PROTOCOLS[name].scores}
 
 
 @pytest.fixture(scope="module")

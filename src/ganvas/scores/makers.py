@@ -110,6 +110,20 @@ def _soa(job: Job) -> Sequence[Score]:
     return soa(job.target.model, lists, detector, protocol, folder=folder)
 
 
+def _style(job: Job) -> Sequence[Score]:
+    from ganvas.scores.style_experiment import FEWEST, fitting_protocol, style_experiment, text_baseline
+
+    model, split = job.target.model, job.protocol.split
+    if model is None:
+        return []
+    if not model.trained.get("style"):
+        raise Missing("the model has no trained style encoder (of gan-int-cls, training.images.style)")
+    if job.store.info.splits[split] < FEWEST:
+        raise Missing(f"split '{split}' has fewer than {FEWEST} images")
+    protocol = fitting_protocol(job.store, split, job.tools.get("style"))
+    return [make(model, job.store, protocol) for make in (style_experiment, text_baseline)]
+
+
 def _size(job: Job) -> Sequence[Score]:
     from ganvas.scores.model_size import SizeProtocol, model_size
 
@@ -126,6 +140,7 @@ MAKERS: dict[str, Maker] = {
     "r-precision damsm": _damsm,
     "emoji attributes": _attributes,
     "soa": _soa,
+    "style": _style,
     "size": _size,
 }
 """By the names that protocols use."""

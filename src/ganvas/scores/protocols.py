@@ -61,6 +61,7 @@ PROTOCOLS: dict[str, NamedProtocol] = {
                 _DISTANCES,
                 Wanted(score="r-precision"),
                 Wanted(score="emoji attributes"),
+                Wanted(score="style"),
                 Wanted(score="size"),
             ),
         ),
@@ -69,7 +70,7 @@ PROTOCOLS: dict[str, NamedProtocol] = {
             about="Any data set: distances in features that ship, R-precision by a dual encoder of yours.",
             data=None,
             split="test",
-            scores=(_DISTANCES, Wanted(score="r-precision"), Wanted(score="size")),
+            scores=(_DISTANCES, Wanted(score="r-precision"), Wanted(score="style"), Wanted(score="size")),
         ),
         NamedProtocol(
             name="attngan-cub",

@@ -21,7 +21,7 @@ from ganvas.scores.score import Score, compared, differences, read_scores
 from ganvas.sheets import write_whole
 
 FORMAT = 1
-TOOLS = ("features", "weights", "classifier", "retriever", "detector", "captions")
+TOOLS = ("features", "weights", "classifier", "retriever", "detector", "captions", "style")
 """What ``--use`` knows, see docs/scores.md."""
 
 
@@ -50,7 +50,7 @@ class Job:
     settings: Mapping[str, Any]
     """Of the score's protocol."""
     tools: Mapping[str, str]
-    """What the user gave with ``--use``: paths of networks that do not ship."""
+    """What the user gave with ``--use``: paths of networks that do not ship, and choices."""
     protocol: NamedProtocol
 
 
@@ -106,7 +106,7 @@ def score(
         num: images, where they are to be fewer or more than the protocol has: the scores then say so.
         seed: of noise and choices.
         tools: networks that do not ship, such as ``{"retriever": "runs/retriever-coco"}``.
-        only: names of scores, to make no others.
+        only: names of scores, to make no others; the protocol need not have them.
         device: where a model generates: auto, cpu, cuda or mps.
 
     Raises:
@@ -130,11 +130,12 @@ def score(
 
 
 def _wanted(named: NamedProtocol, only: Sequence[str]) -> list[Wanted]:
-    known = [want.score for want in named.scores]
+    """The scores of a protocol, or those asked for: as it has them, others by their defaults."""
+    known = {want.score: want for want in named.scores}
     for name in only:
-        if name not in known:
-            raise GanvasError(f"protocol {named.name}: has no score '{name}'; {did_you_mean(name, known)}")
-    return [want for want in named.scores if not only or want.score in only]
+        if name not in _makers():
+            raise GanvasError(f"no score '{name}'; {did_you_mean(name, _makers())}")
+    return [known.get(name, Wanted(score=name)) for name in only] if only else list(named.scores)
 
 
 def _target(

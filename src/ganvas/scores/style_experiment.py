@@ -6,14 +6,15 @@ from pairs of two. The score is the area under the ROC curve: 1 is perfect, 0.5 
 images' captions, which know nothing of the background, are the baseline.
 
 Where we differ: the paper takes the background from CUB's segmentations, which a prepared set does not hold;
-we take the border of the image. Its second clustering, by keypoints of the birds, is left out.
+we take the border of the image, or where borders are all alike the whole of it, or an attribute that the data
+name. The paper's second clustering, by keypoints of the birds, is left out.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -21,8 +22,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ganvas.data.labels import facts
 from ganvas.data.store import Store
-from ganvas.errors import GanvasError
+from ganvas.errors import GanvasError, did_you_mean
 from ganvas.pipeline import Model
 from ganvas.progress import progress
 from ganvas.scores.score import Score
@@ -30,6 +32,11 @@ from ganvas.scores.score import Score
 _CHUNK = 64
 _CURVE_POINTS = 201
 _MOST_ROUNDS = 300
+_COLOURS = ("border", "image")
+_ATTRIBUTE = "attribute:"
+_PER_CLUSTER = 10
+FEWEST = 2 * _PER_CLUSTER
+"""Images that ``fitting_protocol`` asks for."""
 
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
@@ -41,10 +48,12 @@ class StyleProtocol:
 
     split: str = "test"
     """Whose real images."""
-    style: Literal["border", "image"] = "border"
-    """Mean colour of the outermost eighth on each side, or of the whole image."""
+    style: str = "border"
+    """What makes a style: the mean colour of the ``border``, which is the outermost eighth on each side, or
+    of the whole ``image``; or, as ``attribute:NAME``, what the data say of the images, with
+    ``attribute:class`` for their class. Images of which they do not say it are left out."""
     clusters: int = 100
-    """K (100 in the paper)."""
+    """K (100 in the paper) [paper]; an attribute has as many as it has values."""
     pairs: int = 20_000
     """Pairs drawn of one cluster, and as many of two."""
     seed: int = 0
@@ -54,6 +63,29 @@ class StyleProtocol:
         for name, least in (("clusters", 2), ("pairs", 1), ("seed", 0)):
             if getattr(self, name) < least:
                 raise GanvasError(f"style AUC: {name}={getattr(self, name)}: should be at least {least}")
+        if self.style not in _COLOURS and not self.style.startswith(_ATTRIBUTE):
+            raise GanvasError(
+                f"style AUC: style={self.style}: should be border, image, or attribute:NAME with an attribute"
+                " of the data"
+            )
+
+
+def fitting_protocol(store: Store, split: str, style: str | None = None) -> StyleProtocol:
+    """The protocol for any data: as near to the paper's as they allow.
+
+    Its clusters are 100, or so many that ten images fall to each; of the mean colour of borders, unless these
+    have fewer different colours.
+
+    Args:
+        store: the prepared data.
+        split: of them, with at least ``FEWEST`` images.
+        style: of ``StyleProtocol``, where the user chooses.
+    """
+    rows = store.rows(split)
+    clusters = max(2, min(StyleProtocol.clusters, len(rows) // _PER_CLUSTER))
+    if style is None:
+        style = "border" if len(np.unique(_colours(store, rows, "border"), axis=0)) >= clusters else "image"
+    return StyleProtocol(split=split, style=style, clusters=clusters)
 
 
 def style_experiment(model: Model, store: Store, protocol: StyleProtocol) -> Score:
@@ -76,7 +108,7 @@ def style_experiment(model: Model, store: Store, protocol: StyleProtocol) -> Sco
     def vectors(pixels: Tensor, rows: Ints) -> Tensor:
         return model.system.style_of(_scaled(pixels, model.image_size).to(model.device))
 
-    return _experiment(vectors, variant(model), store, protocol)
+    return _experiment(vectors, variant(model), store, protocol, "style AUC")
 
 
 def text_baseline(model: Model, store: Store, protocol: StyleProtocol) -> Score:
@@ -85,7 +117,7 @@ def text_baseline(model: Model, store: Store, protocol: StyleProtocol) -> Score:
     def vectors(pixels: Tensor, rows: Ints) -> Tensor:
         return model.system.embed([store.captions[row][0] for row in rows.tolist()]).sentence
 
-    return _experiment(vectors, "text", store, protocol)
+    return _experiment(vectors, "text", store, protocol, "style AUC text")
 
 
 def style_table(models: Sequence[Model], store: Store, protocol: StyleProtocol) -> list[tuple[str, Score]]:
@@ -106,26 +138,24 @@ def variant(model: Model) -> str:
 
 @torch.inference_mode()
 def _experiment(
-    vectors: Callable[[Tensor, Ints], Tensor], what: str, store: Store, protocol: StyleProtocol
+    vectors: Callable[[Tensor, Ints], Tensor], what: str, store: Store, protocol: StyleProtocol, name: str
 ) -> Score:
-    rows = store.rows(protocol.split)
-    colours, found = [], []
+    rows, clusters = styles(store, protocol)
+    same, different = style_pairs(clusters, protocol.pairs, protocol.seed)
+    found = []
     with progress("style", len(rows)) as report:
         for first in range(0, len(rows), _CHUNK):
             chunk = rows[first : first + _CHUNK]
-            pixels = torch.from_numpy(store.images.squares(chunk)).permute(0, 3, 1, 2).float() / 127.5 - 1
-            colours.append(mean_colour(pixels, protocol.style))
-            found.append(F.normalize(vectors(pixels, chunk).float(), dim=1).cpu())
+            found.append(F.normalize(vectors(_pixels(store, chunk), chunk).float(), dim=1).cpu())
             report(first + len(chunk))
-    clusters = kmeans(torch.cat(colours).double().numpy(), protocol.clusters, protocol.seed)
-    same, different = style_pairs(clusters, protocol.pairs, protocol.seed)
     units = torch.cat(found).double().numpy()
     alike, unlike = (np.einsum("pd,pd->p", units[a], units[b]) for a, b in (same, different))
+    fixed = {**asdict(protocol), "clusters": len(np.unique(clusters))}
     return Score(
-        name="style AUC",
+        name=name,
         value=area_under_roc(alike, unlike),
         better="higher",
-        protocol={"data": store.info.fingerprint, "num_images": len(rows), **asdict(protocol)},
+        protocol={"data": store.info.fingerprint, "num_images": len(rows), **fixed},
         facts={
             "vectors": what,
             "roc": roc(alike, unlike),
@@ -134,13 +164,50 @@ def _experiment(
     )
 
 
+def styles(store: Store, protocol: StyleProtocol) -> tuple[Ints, Ints]:
+    """The images of a split, and the style of each.
+
+    Returns:
+        Two arrays ``(N,)``: rows of the store, and the number of the style, from 0.
+
+    Raises:
+        GanvasError: the split has fewer styles than the protocol asks for, or no such attribute.
+    """
+    rows = store.rows(protocol.split)
+    if protocol.style in _COLOURS:
+        return rows, kmeans(_colours(store, rows, protocol.style), protocol.clusters, protocol.seed)
+    attribute = protocol.style.removeprefix(_ATTRIBUTE)
+    values = facts(store, attribute, rows)
+    names = sorted({value for value in values if value is not None})
+    if len(names) < 2:
+        known = sorted({key for row in rows.tolist() for key in store.attributes[row]} | {"class"})
+        raise GanvasError(
+            f"style AUC: the images of split '{protocol.split}' have {len(names)} different values of"
+            f" '{attribute}'; {did_you_mean(attribute, known)}"
+        )
+    has = np.array([value is not None for value in values])
+    return rows[has], np.searchsorted(names, [value for value in values if value is not None])
+
+
+def _colours(store: Store, rows: Ints, where: str) -> Floats:
+    """Mean colours ``(N, 3)`` of images, in [-1, 1]."""
+    chunks = [rows[first : first + _CHUNK] for first in range(0, len(rows), _CHUNK)]
+    found = [mean_colour(_pixels(store, chunk), where) for chunk in chunks]
+    return torch.cat(found).double().numpy()
+
+
+def _pixels(store: Store, rows: Ints) -> Tensor:
+    """``(B, 3, S, S)`` in [-1, 1]."""
+    return torch.from_numpy(store.images.squares(rows)).permute(0, 3, 1, 2).float() / 127.5 - 1
+
+
 def _scaled(pixels: Tensor, size: int) -> Tensor:
     if pixels.shape[-1] == size:
         return pixels
     return F.interpolate(pixels, size=size, mode="bilinear", antialias=True)
 
 
-def mean_colour(images: Tensor, where: Literal["border", "image"]) -> Tensor:
+def mean_colour(images: Tensor, where: str) -> Tensor:
     """Mean colour ``(B, 3)`` of images ``(B, 3, S, S)``: of the outermost eighth on each side, or of all."""
     if where == "image":
         return images.mean(dim=(2, 3))
