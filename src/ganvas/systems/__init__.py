@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 # name -> (module, class, settings class)
 _SYSTEMS = {
     "classifier": ("classifier", "Classifier", "ClassifierSettings"),
+    "damsm": ("damsm", "DamsmEncoders", "DamsmSettings"),
     "gan-int-cls": ("gan_int_cls", "GanIntCls", "GanIntClsSettings"),
     "retriever": ("retriever", "Retriever", "RetrieverSettings"),
 }
