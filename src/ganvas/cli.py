@@ -153,14 +153,22 @@ def generate(
         ),
     ] = None,
     style_from: Annotated[Path | None, typer.Option(help="Take the style over from this picture.")] = None,
+    show_attention: Annotated[
+        bool, typer.Option("--show-attention", help="Show which word drew which region, on one sheet.")
+    ] = False,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "auto",
 ) -> None:
     """Generate images for captions."""
     texts = [*(captions or []), *(_read_captions(captions_from) if captions_from else [])]
     if not texts and captions_from is None and sys.stdin is not None and not sys.stdin.isatty():
         texts = _read_captions("-")
-    from ganvas.generate import generate_files
+    from ganvas.generate import attention_file, generate_files
 
+    if show_attention:
+        if style_from:
+            raise GanvasError("--show-attention: shows images by their noise; leave --style-from out")
+        print(attention_file(model, texts, out, n=n, seed=seed, device=device))
+        return
     for path in generate_files(model, texts, out, n=n, seed=seed, style_from=style_from, device=device):
         print(path)
 

@@ -6,9 +6,10 @@ import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 import torch
 import torch.nn.functional as F
 from PIL import Image
@@ -127,6 +128,16 @@ def load(path: str | os.PathLike[str], *, device: str = "auto") -> Model:
     _load_weights(system, weights, folder)
     system.to(place).to(memory_format=torch.channels_last).eval().requires_grad_(False)
     return Model(system, recipe, config["trained"], place)
+
+
+class Attention(NamedTuple):
+    """An image, and the words that its places were drawn from."""
+
+    image: Image.Image
+    words: list[str]
+    """Those that were read of the caption."""
+    maps: list[npt.NDArray[np.float32]]
+    """For each stage that attends, small to large: ``(T, H, W)``, weights that sum to 1 over words."""
 
 
 class Model:
@@ -260,6 +271,36 @@ class Model:
         rows = torch.arange(n * steps)
         images = self._draw(text.rows((rows % steps).to(self.device)), self._noise(n, seed)[rows // steps])
         return [Image.fromarray(image) for image in images]
+
+    @torch.inference_mode()
+    def attention(self, caption: str, n: int = 1, seed: int = 0) -> list[Attention]:
+        """Which word each place of an image was drawn from; the images are those of ``generate``.
+
+        Args:
+            caption: a string.
+            n: images.
+            seed: of the noise.
+
+        Returns:
+            One for each image.
+
+        Raises:
+            GanvasError: an empty or endless caption, a bad number, or a system that does not attend to words.
+        """
+        if not self.system.attends:
+            raise GanvasError(
+                f"'{self.recipe.name}' is a model of system {self.recipe.system}, which does not attend to"
+                " words; try AttnGAN or a system that builds on it"
+            )
+        images = self.generate([caption], n, seed)
+        words = self.system.text_encoder.words_of(caption)
+        text = self._embed([caption])
+        found = []
+        for image, noise in zip(images, self._noise(n, seed), strict=True):
+            maps = self.system.attention(text, noise[None].to(self.device))
+            stages = [stage[0, : len(words)].float().cpu().numpy() for stage in maps]
+            found.append(Attention(image, words, stages))
+        return found
 
     def _check_generates(self) -> None:
         if not self.system.generates:

@@ -71,6 +71,10 @@ class BiLstm(TextEncoder):
         places = chance.argsort(dim=1)[:, : self.settings.num_words].sort(dim=1).values
         return tokens.gather(1, places)
 
+    def words_of(self, caption: str) -> list[str]:
+        """The words that are read; those outside the vocabulary as the unknown word, or not at all."""
+        return self.tokenizer.words_of(caption)[: self.settings.num_words]
+
     def files(self) -> dict[str, str]:
         """The vocabulary."""
         return {FILE: self.tokenizer.save()}

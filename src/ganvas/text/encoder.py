@@ -59,6 +59,10 @@ class TextEncoder(nn.Module, ABC):
         An encoder with a vocabulary gives ``{"tokenizer.json": ...}``; one without gives nothing.
         """
 
+    def words_of(self, caption: str) -> list[str]:
+        """The words of a caption that ``forward`` gives vectors for, in order."""
+        raise NotImplementedError(f"{type(self).__name__} reads no words")
+
     def standardize(self, captions: Sequence[str]) -> None:
         """Change the last layer so that over ``captions`` each dimension of the sentence has mean 0,
         deviation 1.

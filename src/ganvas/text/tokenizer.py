@@ -191,6 +191,11 @@ class WordTokenizer:
             row[: len(kept)] = torch.tensor(kept)
         return tokens
 
+    def words_of(self, caption: str) -> list[str]:
+        """The words that are read of a caption, as the vocabulary writes them."""
+        ids = self([caption])[0].tolist()
+        return [self._tokenizer.id_to_token(number) or "" for number in ids]
+
     def _known(self, ids: list[int]) -> list[int]:
         return [word for word in ids if word] or [self._unknown]
 

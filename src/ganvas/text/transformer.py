@@ -80,6 +80,10 @@ class Transformer(TextEncoder):
             row[: len(ids)] = torch.tensor(ids) + 1
         return tokens
 
+    def words_of(self, caption: str) -> list[str]:
+        """The tokens that are read: words and parts of words, and the marks around them."""
+        return list(self.tokenizer.encode(readable(caption)).tokens)
+
     def forward(self, tokens: Tensor) -> Text:
         """Encode token ids ``(B, L)`` as ``tokenize`` makes them."""
         mask = tokens != 0
