@@ -52,6 +52,43 @@ def spread_kernel(kernel: Tensor) -> Tensor:
     return (rows[..., 1:] + rows[..., :-1]).flip(2, 3).transpose(0, 1)
 
 
+class VectorNorm(nn.BatchNorm1d):
+    """Batch normalisation of vectors that takes a batch of one too: as it would be in evaluation.
+
+    One vector has no deviation: it would become zero, and the running variance infinite.
+    """
+
+    def forward(self, vectors: Tensor) -> Tensor:
+        """``(B, C)`` to the same shape."""
+        if self.training and len(vectors) == 1:
+            mean, variance = self.running_mean, self.running_var
+            return F.batch_norm(vectors, mean, variance, self.weight, self.bias, eps=self.eps)
+        return super().forward(vectors)
+
+
+class StartBlock(nn.Module):
+    """A vector to the 4x4 map that a generator begins with: linear map, normalisation, activation.
+
+    Args:
+        num_in: D, width of the vector.
+        channels: C.
+        gated: a gated linear unit, or a ReLU.
+    """
+
+    def __init__(self, num_in: int, channels: int, *, gated: bool = True) -> None:
+        super().__init__()
+        wide = 16 * channels * (2 if gated else 1)
+        self.channels = channels
+        self.fc = nn.Linear(num_in, wide, bias=False)
+        self.norm = VectorNorm(wide)
+        self.activation = GLU() if gated else nn.ReLU(inplace=True)
+
+    def forward(self, vectors: Tensor) -> Tensor:
+        """``(B, D)`` to ``(B, C, 4, 4)``."""
+        features = cast(Tensor, self.activation(self.norm(self.fc(vectors))))
+        return features.view(len(vectors), self.channels, 4, 4)
+
+
 def up_block(num_in: int, num_out: int, *, gated: bool = True) -> nn.Sequential:
     """``(B, C, H, W)`` to ``(B, C', 2H, 2W)``: nearest-neighbour up-sampling, 3x3 convolution, normalisation,
     activation.
@@ -101,7 +138,9 @@ def image_head(channels: int) -> nn.Sequential:
 
 
 def down_block(num_in: int, num_out: int, *, normalised: bool = True) -> nn.Sequential:
-    """``(B, C, H, W)`` to ``(B, C', H/2, W/2)``: 4x4 convolution of stride 2, normalisation, LeakyReLU 0.2."""
+    """``(B, C, H, W)`` to ``(B, C', H/2, W/2)``: 4x4 convolution of stride 2, normalisation, LeakyReLU
+    0.2.
+    """
     norm = [nn.BatchNorm2d(num_out)] if normalised else []
     return nn.Sequential(
         nn.Conv2d(num_in, num_out, 4, stride=2, padding=1, bias=False),

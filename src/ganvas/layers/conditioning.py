@@ -62,6 +62,44 @@ class ConditioningAugmentation(nn.Module):
         return Condition(mean + torch.exp(log_variance / 2) * epsilon, mean, log_variance)
 
 
+class ConditionedConv(nn.Conv2d):
+    """A 3x3 convolution of a feature map with a condition beside the features of each place.
+
+    It equals a convolution of both, concatenated. But a condition is the same everywhere, so what it adds is
+    the same inside of the map and differs at its edges and corners alone: nine values a channel, computed
+    once and laid out.
+
+    Args:
+        num_in: C, channels of the features; their part of the kernel comes first.
+        condition_dim: N.
+        num_out: channels of the output.
+    """
+
+    def __init__(self, num_in: int, condition_dim: int, num_out: int) -> None:
+        super().__init__(num_in + condition_dim, num_out, 3, padding=1, bias=False)
+        self.num_features = num_in
+
+    def forward(self, features: Tensor, condition: Tensor) -> Tensor:  # type: ignore[override]
+        """``(B, C, H, W)``, both sides at least 2, and ``(B, N)`` to ``(B, C', H, W)``."""
+        height, width = features.shape[2:]
+        of_features, of_condition = self.weight.tensor_split([self.num_features], dim=1)
+        out = F.conv2d(features, of_features, padding=1)
+        tiled = condition[:, :, None, None].expand(-1, -1, 3, 3)
+        nine = F.conv2d(tiled, of_condition, padding=1).flatten(2).transpose(1, 2)  # (B, 9, C')
+        layout = torch.kron(_thirds(height, nine), _thirds(width, nine))  # (H * W, 9)
+        added = torch.bmm(layout.expand(len(nine), -1, -1), nine)  # (B, H * W, C')
+        added = added.view(len(nine), height, width, -1).permute(0, 3, 1, 2)
+        return out + added.to(out.dtype)
+
+
+def _thirds(side: int, like: Tensor) -> Tensor:
+    """``(side, 3)``: 1 where a place is the first, one between, or the last."""
+    rows = like.new_zeros(side, 3)
+    rows[0, 0] = rows[-1, 2] = 1
+    rows[1:-1, 1] = 1
+    return rows
+
+
 def truncated_normal(like: Tensor) -> Tensor:
     """Noise of the shape of ``like``: N(0, 1) given that it is within [-2, 2]."""
     return nn.init.trunc_normal_(torch.empty_like(like), 0.0, 1.0, -2.0, 2.0)
