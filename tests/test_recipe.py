@@ -31,6 +31,14 @@ REDUCED = {
         "settings.heads=[class]",
         "settings.labels={class: [ball, bird, cube, hat, star]}",
     ],
+    "damsm": [
+        "settings.image_encoder=scratch",
+        "settings.trained_at=null",
+        "settings.width=4",
+        "settings.regions=4",
+        "text.features=16",
+        "text.embedding=8",
+    ],
     "gan-int-cls": SMALL_SYSTEM,
     "retriever": ["settings.joint_embedding.image_width=4", "text.features=16", "text.embedding=8"],
 }

@@ -12,6 +12,7 @@ import torch
 from ganvas.systems import find, list_systems
 from ganvas.systems.base import Batch, System
 from ganvas.systems.classifier import ClassifierSettings
+from ganvas.systems.damsm import DamsmSettings
 from ganvas.systems.gan_int_cls import GanIntClsSettings
 from ganvas.systems.joint_embedding import JointEmbeddingSettings
 from ganvas.systems.retriever import RetrieverSettings
@@ -26,6 +27,7 @@ SMALL: dict[str, Any] = {
     "classifier": ClassifierSettings(
         width=4, dropout=0.0, heads=("class", "style"), labels={"class": ("a", "b"), "style": ("x", "y", "z")}
     ),
+    "damsm": DamsmSettings(image_encoder="scratch", width=4, regions=4),
     "gan-int-cls": GanIntClsSettings(
         generator_width=4, discriminator_width=4, projection=8, style_width=4, joint_embedding=_EMBEDDING
     ),

@@ -94,7 +94,7 @@ def word_scores(
         if part >= len(words):
             scores = _scores(regions, words, mask, gamma1, gamma2)
         else:
-            parts = zip(words.split(part), mask.split(part), strict=True)
+            parts = zip(torch.split(words, part), torch.split(mask, part), strict=True)
             scores = torch.cat(
                 [checkpoint(_scores, regions, *some, gamma1, gamma2, use_reentrant=False) for some in parts],
                 dim=1,
@@ -115,8 +115,8 @@ def region_attention(similarity: Tensor, mask: Tensor, gamma1: float) -> Tensor:
 
 
 def matching_attention(regions: Tensor, words: Tensor, mask: Tensor, *, gamma1: float = 4.0) -> Tensor:
-    """What the words of each image's own caption look at: alpha, ``(B, T, ...)`` with the shape of the image's
-    regions; 0 on padding.
+    """What each word of an image's own caption looks at: alpha, ``(B, T, ...)`` with the shape of the
+    image's regions; 0 on padding.
 
     Args:
         regions: ``(B, D, R)`` or ``(B, D, H, W)``.
@@ -126,18 +126,19 @@ def matching_attention(regions: Tensor, words: Tensor, mask: Tensor, *, gamma1: 
     """
     with torch.autocast(regions.device.type, enabled=False):
         attention = region_attention(_wide(words) @ _wide(regions.flatten(2)), mask, gamma1)
-    return (attention * mask[..., None]).unflatten(2, regions.shape[2:])
+    return (attention * mask[..., None]).view(*mask.shape, *regions.shape[2:])
 
 
 def _scores(regions: Tensor, words: Tensor, mask: Tensor, gamma1: float, gamma2: float) -> Tensor:
     """``(B, C)`` for ``(B, D, R)``, ``(C, T, D)``, ``(C, T)``."""
-    similarity = (words.flatten(0, 1) @ regions).unflatten(1, mask.shape)  # (B, C, T, R)
+    similarity = (words.flatten(0, 1) @ regions).view(len(regions), *mask.shape, -1)  # (B, C, T, R)
     attention = region_attention(similarity, mask, gamma1)
     context = attention.flatten(1, 2) @ regions.transpose(1, 2)  # (B, C * T, D)
-    lengths = _length(context).unflatten(1, mask.shape) * _length(words)  # (B, C, T)
+    lengths = _length(context).view(-1, *mask.shape) * _length(words)  # (B, C, T)
     # c_i . e_i = sum_j alpha_ij v_j . e_i = sum_j alpha_ij s_ij
     cosine = (attention * similarity).sum(dim=-1) / lengths.clamp(min=_EPSILON)
-    return (gamma2 * cosine).masked_fill(~mask, -torch.inf).logsumexp(dim=-1)
+    scores: Tensor = (gamma2 * cosine).masked_fill(~mask, -torch.inf).logsumexp(dim=-1)
+    return scores
 
 
 def _length(x: Tensor) -> Tensor:

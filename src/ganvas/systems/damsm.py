@@ -75,6 +75,8 @@ class DamsmSettings:
     """At each such time Adam's moments start anew [code]."""
     clip_norm: float = 0.25
     """The text encoder's gradients are scaled down to this norm [code]; 0 is never."""
+    trained_at: int | None = None
+    """Side of the images that both encoders are trained on, pixels, by default the recipe's; 299 [code]."""
     trunk_drift: bool = False
     """The frozen network normalises with the statistics of the batch while the heads are trained, and its
     running ones drift [code]."""
@@ -90,6 +92,11 @@ class DamsmSettings:
                 raise GanvasError(
                     f"{name}={value} of DAMSM: should be at least 1, and regions a power of two"
                 )
+        if self.trained_at is not None and (self.trained_at < 16 or self.image_encoder == "scratch"):
+            raise GanvasError(
+                f"trained_at={self.trained_at} of DAMSM: should be at least 16, and left out for image_encoder"
+                " scratch, which knows one size"
+            )
         for name in ("gamma1", "gamma2", "gamma3", "learning_rate"):
             if getattr(self, name) <= 0:
                 raise GanvasError(f"{name}={getattr(self, name)} of DAMSM: should be greater than 0")
@@ -172,6 +179,7 @@ class Damsm(nn.Module):
                 draw=self.draw,
                 trains_text=bool(text),
                 words=not text,
+                image_size=s.trained_at,
                 averaged=[*text, self] if s.averaged else [],
                 generates=False,
                 start=self.start,
