@@ -9,6 +9,8 @@ laid out as PyTorch does by default.
 Keys are those of the official release, so that ``ganvas.convert`` gives both sides the same weights.
 """
 
+# ruff: noqa: D101, D102 - what a class is, its name says; methods are steps of the paper
+
 from __future__ import annotations
 
 from typing import Any, cast
