@@ -5,7 +5,7 @@ Xu et al., AttnGAN (CVPR 2018), section 3.1.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -17,7 +17,7 @@ class Attended(NamedTuple):
     context: Tensor
     """``(B, C, H, W)``: c, the words that each place looks at, as weighted."""
     weights: Tensor
-    """``(B, H * W, T)``: beta, summing to 1 over words."""
+    """``(B, T, H, W)``: beta, summing to 1 over words."""
 
 
 class WordAttention(nn.Module):
@@ -34,26 +34,29 @@ class WordAttention(nn.Module):
     def __init__(self, word_dim: int, channels: int, *, mask_compat: bool = False) -> None:
         super().__init__()
         self.mask_compat = mask_compat
-        self.project = nn.Conv1d(word_dim, channels, 1, bias=False)
+        self.project = nn.Linear(word_dim, channels, bias=False)
 
     def forward(self, features: Tensor, words: Tensor, mask: Tensor) -> Attended:
         """Attend.
 
         Args:
-            features: ``(B, C, H, W)``.
+            features: ``(B, C, H, W)``; no copy is made of those with channels last.
             words: ``(B, T, D)``.
             mask: ``(B, T)``, True on real words; at least one in each row.
         """
-        keys = self.project(words.transpose(1, 2))  # (B, C, T)
+        keys = cast(Tensor, self.project(words))  # (B, T, C)
         queries = features.flatten(2).transpose(1, 2)  # (B, Q, C)
-        scores = (queries @ keys).masked_fill(self._hidden(mask, queries.shape[1]), -torch.inf)
-        weights = scores.softmax(dim=-1)
-        context = weights.to(keys.dtype) @ keys.transpose(1, 2)  # (B, Q, C)
-        return Attended(context.transpose(1, 2).reshape(features.shape), weights)
+        scores = torch.baddbmm(self._penalty(mask, queries), queries, keys.transpose(1, 2))  # (B, Q, T)
+        # On a CPU a softmax is slow over few numbers side by side, and fast with places side by side.
+        weights = scores.transpose(1, 2).contiguous().softmax(dim=1)  # (B, T, Q)
+        context = torch.bmm(weights.transpose(1, 2), keys)  # (B, Q, C)
+        maps = weights.view(*weights.shape[:2], *features.shape[2:])
+        return Attended(context.transpose(1, 2).view(features.shape), maps)
 
-    def _hidden(self, mask: Tensor, places: int) -> Tensor:
-        """``(B, 1 or Q, T)``: True on the words that a place must not see."""
+    def _penalty(self, mask: Tensor, queries: Tensor) -> Tensor:
+        """``(B, 1 or Q, T)``: minus infinity on the words that a place must not see, else 0."""
+        penalty = queries.new_zeros(mask.shape).masked_fill_(~mask, -torch.inf)
         if not self.mask_compat:
-            return ~mask[:, None]
-        rows = torch.arange(len(mask) * places, device=mask.device) % len(mask)
-        return ~mask[rows].view(len(mask), places, -1)
+            return penalty[:, None]
+        rows = torch.arange(len(mask) * queries.shape[1], device=mask.device) % len(mask)
+        return penalty[rows].view(len(mask), queries.shape[1], -1)

@@ -1,0 +1,335 @@
+"""AttnGAN: Xu et al., "AttnGAN: Fine-Grained Text to Image Generation with Attentional Generative Adversarial
+Networks", CVPR 2018.
+
+A first generator stage draws a small image from the sentence and noise. Each further stage lets every place
+of the feature map look at the words (``F^attn``, equation 2), and draws the image at twice the size from
+features and words together (equation 1). Every image has a discriminator of its own, which judges it alone
+and with the sentence (equations 4 and 5). DAMSM (equations 7 to 13), trained first, then tells the generator
+whether the largest image shows the words of its caption:
+``L = sum_i L_Gi + lambda L_DAMSM`` (equation 3), and the Gaussian of conditioning augmentation is held near
+the standard one.
+
+Where the official code differs from the paper, the code's is the default: all stages have the same width, and
+later stages look at words but not at the condition; the discriminators' condition is the sentence itself; the
+terms of their losses are averaged, those of real pairs apart from those of wrong ones. ``mask_compat`` is the
+official defect in the word mask. Ours: losses on logits; the noise holds the epsilon of conditioning
+augmentation too, so that the same noise gives the same image; the last caption of a batch is mismatched as
+well (the official code leaves one out); smaller first stages, so that small images have several.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from math import log2
+from typing import Literal, NamedTuple, cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ganvas.errors import GanvasError
+from ganvas.layers.attention import WordAttention
+from ganvas.layers.blocks import ResidualBlock, image_head, orthogonal, up_block
+from ganvas.layers.conditioning import Condition, ConditioningAugmentation, kl_loss
+from ganvas.layers.stacked_discriminator import StackedDiscriminator
+from ganvas.losses.adversarial import fake_loss, real_loss
+from ganvas.systems.base import Adam, Batch, Losses, Phase, System, Turn
+from ganvas.systems.damsm import Damsm, DamsmSettings
+from ganvas.text.encoder import Text, TextEncoder
+
+_FIRST = 64  # side of the official first stage's image
+
+
+@dataclass(frozen=True, kw_only=True)
+class AttnGanSettings:
+    """Settings of AttnGAN. Defaults are the official CUB configuration."""
+
+    form: Literal["attentional", "dcgan"] = "attentional"
+    """``dcgan`` is AttnDCGAN, the vanilla DCGAN with attention: one image, drawn by the last stage, one
+    discriminator, which judges it with the sentence only, and no residual blocks [code]."""
+    stages: int | None = None
+    """Stages of the generator, one image size each; all but the first attend to words. None is as many as
+    take a first image of 64 pixels to the full size: 1 for 64, 2 for 128, 3 for 256 [code]; a larger number
+    makes the first image smaller."""
+    generator_width: int = 32
+    """gf: channels of every stage's features. 32 for CUB, 48 for COCO [code]."""
+    discriminator_width: int = 64
+    """df: channels after the first convolution. 64 for CUB, 96 for COCO [code]."""
+    residual_blocks: int = 2
+    """R: of each attentional stage. 2 for CUB, 3 for COCO [code]."""
+    noise_dim: int = 100
+    """Width of z [code]."""
+    condition_dim: int = 100
+    """N: width of the condition that conditioning augmentation makes of the sentence [code]."""
+    mask_compat: bool = False
+    """Mask words as the official code does: in a batch, captions use each other's masks. Converted weights
+    were trained so."""
+    unconditional: bool = True
+    """The discriminators also judge images by themselves [paper, code]."""
+    mismatched: Literal["neighbour", "drawn", "none"] = "neighbour"
+    """Mismatched pair: the image with the next caption of the batch [code], with the caption that the data
+    set draws for it (``data.mismatch``), or no such term."""
+    damsm_weight: float = 5.0
+    """lambda: weight of DAMSM in the generator's loss. 5 for CUB, 50 for COCO [paper, code], 1 for AttnDCGAN
+    [code]; 0 leaves it out."""
+    kl_weight: float = 1.0
+    """Weight of conditioning augmentation's divergence, a mean over dimensions [code]."""
+    learning_rate: float = 2e-4
+    """Adam's, of both networks [code]."""
+    discriminator_learning_rate: float | None = None
+    """The discriminators', where it differs."""
+    damsm: DamsmSettings = field(default_factory=DamsmSettings)
+    """The image encoder and how both encoders are trained."""
+
+
+def stage_sizes(image_size: int, stages: int | None) -> list[int]:
+    """Sides of the images of every stage, small to large.
+
+    Raises:
+        GanvasError: so many stages would begin with an image below 8 pixels.
+    """
+    num = max(1, int(log2(image_size / _FIRST)) + 1) if stages is None else stages
+    most = int(log2(image_size)) - 2
+    if not 1 <= num <= most:
+        raise GanvasError(f"settings.stages: should be 1 to {most} for {image_size} px images, not {num}")
+    return [image_size >> later for later in reversed(range(num))]
+
+
+class InitialStage(nn.Module):
+    """F0: the condition and z to the features of the first image.
+
+    Args:
+        num_in: widths of condition and z together.
+        width: C, of the features.
+        size: S, side of the first image, a power of two from 8.
+    """
+
+    def __init__(self, num_in: int, width: int, size: int) -> None:
+        super().__init__()
+        ups = int(log2(size / 4))
+        start = width * 2**ups
+        self.fc = nn.Linear(num_in, 2 * start * 16, bias=False)
+        self.norm = nn.BatchNorm1d(2 * start * 16)
+        self.up = nn.Sequential(*(up_block(start >> i, start >> (i + 1)) for i in range(ups)))
+
+    def forward(self, condition: Tensor, z: Tensor) -> Tensor:
+        """``(B, N)`` and ``(B, Z)`` to ``(B, C, S, S)``."""
+        seed = self.norm(self.fc(torch.cat([condition, z], dim=1)))
+        return cast(Tensor, self.up(F.glu(seed, dim=1).view(len(z), -1, 4, 4)))
+
+
+class AttentionalStage(nn.Module):
+    """F_i(h, F^attn(e, h)): features and the words that they look at to features at twice the size.
+
+    Args:
+        width: C, of the features on both sides.
+        word_dim: D.
+        residual_blocks: R, at the smaller size.
+        mask_compat: as for ``WordAttention``.
+    """
+
+    def __init__(self, width: int, word_dim: int, residual_blocks: int, *, mask_compat: bool = False) -> None:
+        super().__init__()
+        self.attention = WordAttention(word_dim, width, mask_compat=mask_compat)
+        self.residual = nn.Sequential(*(ResidualBlock(2 * width) for _ in range(residual_blocks)))
+        self.up = up_block(2 * width, width)
+
+    def forward(self, features: Tensor, words: Tensor, mask: Tensor) -> Tensor:
+        """``(B, C, H, W)`` features, words ``(B, T, D)`` and their mask to ``(B, C, 2H, 2W)``."""
+        context = self.attention(features, words, mask).context
+        joined = torch.cat([features, context.to(features.dtype)], dim=1)
+        return cast(Tensor, self.up(self.residual(joined)))
+
+
+class Generated(NamedTuple):
+    """What the generator makes of B captions."""
+
+    images: list[Tensor]
+    """``(B, 3, S, S)`` each, small to large."""
+    condition: Condition
+
+
+class Generator(nn.Module):
+    """Conditioning augmentation, the stages, and the heads that draw their images.
+
+    Args:
+        settings: widths and form.
+        sentence_dim: width of sentences.
+        word_dim: D, of words.
+        image_size: side of the last image.
+    """
+
+    def __init__(self, settings: AttnGanSettings, sentence_dim: int, word_dim: int, image_size: int) -> None:
+        super().__init__()
+        width, attentional = settings.generator_width, settings.form == "attentional"
+        sizes = stage_sizes(image_size, settings.stages)
+        self.conditioning = ConditioningAugmentation(sentence_dim, settings.condition_dim)
+        self.initial = InitialStage(settings.condition_dim + settings.noise_dim, width, sizes[0])
+        self.further = nn.ModuleList(
+            AttentionalStage(
+                width,
+                word_dim,
+                settings.residual_blocks if attentional else 0,
+                mask_compat=settings.mask_compat,
+            )
+            for _ in sizes[1:]
+        )
+        self.heads = nn.ModuleList(image_head(width) for _ in (sizes if attentional else sizes[-1:]))
+        self.apply(orthogonal)
+
+    def forward(self, text: Text, noise: Tensor) -> Generated:
+        """Images in [-1, 1] for noise ``(B, Z + N)``: z, then the epsilon of conditioning augmentation."""
+        condition, features = self.features(text, noise)
+        drawn = features[-len(self.heads) :]
+        return Generated([head(h) for head, h in zip(self.heads, drawn, strict=True)], condition)
+
+    def features(self, text: Text, noise: Tensor) -> tuple[Condition, list[Tensor]]:
+        """The condition, and h_i ``(B, C, S_i, S_i)`` of every stage."""
+        z, epsilon = noise.tensor_split([noise.shape[1] - self.condition_dim], dim=1)
+        condition: Condition = self.conditioning(text.sentence, epsilon)
+        features = [self.initial(condition.sample, z)]
+        for stage in self.further:
+            features.append(stage(features[-1], text.words, text.mask))
+        return condition, features
+
+    def attention(self, text: Text, noise: Tensor) -> list[Tensor]:
+        """Which word each place looks at, ``(B, T, S, S)`` for each attentional stage."""
+        _, features = self.features(text, noise)
+        seen = zip(self.further, features[:-1], strict=True)
+        return [cast(AttentionalStage, s).attention(h, text.words, text.mask).weights for s, h in seen]
+
+    @property
+    def condition_dim(self) -> int:
+        """N."""
+        return self.conditioning.fc.out_features // 4
+
+
+class AttnGan(System):
+    """The system: text encoder, DAMSM's image encoder, generator, a discriminator for each image size.
+
+    Args:
+        settings: switches and widths.
+        text_encoder: captions to sentences and words.
+        image_size: S, a power of two from 16.
+    """
+
+    training_only = ("discriminators", "damsm")
+    attends = True
+
+    def __init__(self, settings: AttnGanSettings, text_encoder: TextEncoder, image_size: int) -> None:
+        super().__init__()
+        self.settings, self.image_size = settings, image_size
+        self.noise_dim = settings.noise_dim + settings.condition_dim
+        self.text_encoder = text_encoder
+        self.generator = Generator(settings, text_encoder.sentence_dim, text_encoder.word_dim, image_size)
+        self.sizes = stage_sizes(image_size, settings.stages)[-len(self.generator.heads) :]
+        self.discriminators = nn.ModuleList(
+            StackedDiscriminator(
+                settings.discriminator_width,
+                text_encoder.sentence_dim,
+                size,
+                unconditional=settings.unconditional and settings.form == "attentional",
+            )
+            for size in self.sizes
+        )
+        self.discriminators.apply(orthogonal)
+        self.damsm = Damsm(settings.damsm, text_encoder, image_size)
+
+    def generate(self, text: Text, noise: Tensor) -> list[Tensor]:
+        """An image of each size for every caption; in the DCGAN form one."""
+        return cast(Generated, self.generator(text, noise)).images
+
+    def attention(self, text: Text, noise: Tensor) -> list[Tensor]:
+        """For each attentional stage, at the size of the image before it."""
+        return self.generator.attention(text, noise)
+
+    def phases(self) -> Sequence[Phase]:
+        """DAMSM with the text encoder, then the GAN on both, frozen."""
+        s = self.settings
+        discriminator = Turn(
+            name="discriminator",
+            modules=[self.discriminators],
+            loss=self.discriminator_loss,
+            adam=Adam(learning_rate=s.discriminator_learning_rate or s.learning_rate),
+        )
+        generator = Turn(
+            name="generator",
+            modules=[self.generator],
+            loss=self.generator_loss,
+            adam=Adam(learning_rate=s.learning_rate),
+        )
+        gan = Phase(
+            name="gan",
+            turns=[discriminator, generator],
+            draw=self.draw,
+            words=True,
+            smaller=self.sizes[:-1],
+            averaged=[self.generator],
+        )
+        return [*self.damsm.phases(), gan]
+
+    def draw(self, batch: Batch) -> Generated:
+        """One pass of the generator, for both networks."""
+        assert batch.text is not None
+        return cast(Generated, self.generator(batch.text, self.draw_noise(batch.text.sentence)))
+
+    def discriminator_loss(self, batch: Batch, draw: Generated) -> Losses:
+        """Equations 4 and 5 with the mismatched pair; real and wrong terms are each averaged, as in the
+        code.
+        """
+        assert batch.text is not None
+        sentence, mismatched = batch.text.sentence, self._mismatched(batch)
+        total = sentence.new_zeros(())
+        terms: dict[str, Tensor] = {}
+        for size, d, real, fake in self._scales(batch, draw):
+            real_features, fake_features = d.features(real), d.features(fake.detach())
+            right = {f"real_{size}": real_loss(d.judge(real_features, sentence))}
+            wrong = {f"fake_{size}": fake_loss(d.judge(fake_features, sentence))}
+            if mismatched is not None:
+                wrong[f"wrong_{size}"] = fake_loss(d.judge(real_features, mismatched))
+            if d.unconditional is not None:
+                right[f"uncond_real_{size}"] = real_loss(d.judge_alone(real_features))
+                wrong[f"uncond_fake_{size}"] = fake_loss(d.judge_alone(fake_features))
+            total = total + _mean(right) + _mean(wrong)
+            terms |= {**right, **wrong}
+        return Losses(total, terms)
+
+    def generator_loss(self, batch: Batch, draw: Generated) -> Losses:
+        """Equation 3: every discriminator's word, DAMSM on the largest image, and the divergence."""
+        assert batch.text is not None
+        s, sentence = self.settings, batch.text.sentence
+        terms: dict[str, Tensor] = {}
+        for size, d, _, fake in self._scales(batch, draw):
+            features = d.features(fake)
+            terms[f"matching_{size}"] = real_loss(d.judge(features, sentence))
+            if d.unconditional is not None:
+                terms[f"uncond_{size}"] = real_loss(d.judge_alone(features))
+        total = torch.stack(list(terms.values())).sum()
+        if s.damsm_weight > 0:
+            matching = self.damsm.loss(draw.images[-1], batch.text, batch.labels)
+            terms |= {f"damsm_{name}": value for name, value in matching.terms.items()}
+            total = total + s.damsm_weight * matching.total
+        terms["kl"] = kl_loss(draw.condition.mean, draw.condition.log_variance)
+        return Losses(total + s.kl_weight * terms["kl"], terms)
+
+    def _scales(
+        self, batch: Batch, draw: Generated
+    ) -> list[tuple[int, StackedDiscriminator, Tensor, Tensor]]:
+        """Size, discriminator, real and generated images of every scale."""
+        judges = [cast(StackedDiscriminator, d) for d in self.discriminators]
+        return list(zip(self.sizes, judges, [*batch.smaller, batch.images], draw.images, strict=True))
+
+    def _mismatched(self, batch: Batch) -> Tensor | None:
+        """The sentences ``(B, D)`` of the mismatched pairs; a batch of one has no neighbours."""
+        assert batch.text is not None
+        if self.settings.mismatched == "drawn":
+            assert batch.wrong_text is not None
+            return batch.wrong_text.sentence
+        if self.settings.mismatched == "none" or len(batch.images) == 1:
+            return None
+        return batch.text.sentence.roll(-1, dims=0)
+
+
+def _mean(terms: dict[str, Tensor]) -> Tensor:
+    return torch.stack(list(terms.values())).mean()
