@@ -355,3 +355,15 @@ def test_torchvisions_network_says_the_same_of_the_same_images() -> None:
     images = torch.randn(1, 3, 299, 299)
     with torch.inference_mode():
         torch.testing.assert_close(ours(images), theirs(images))
+
+
+@pytest.mark.parametrize("imagenet", ["inception-fid"], indirect=True)
+def test_torch_fidelity_finds_the_same_logits(imagenet: tuple[str, Path]) -> None:
+    pytest.importorskip("torch_fidelity", exc_type=ImportError)
+    from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
+
+    name, path = imagenet
+    theirs = FeatureExtractorInceptionV3("-", ["logits_unbiased"], feature_extractor_weights_path=str(path))
+    expected = theirs(torch.from_numpy(few()).permute(0, 3, 1, 2))[0]
+    found = open_classifier(f"{name}:{path}", device="cpu").logits(few())
+    torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-4 * float(expected.std()))
