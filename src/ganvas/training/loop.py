@@ -324,6 +324,8 @@ class PhaseRun:
             self._take_over(state.get("trained", {}))
             if state["phase"] != self.phase.name:
                 _settle_earlier(self.job, checkpoint_number(checkpoint), tensors["average"])
+                if self.phase.start:  # the checkpoint has what it was before
+                    self.phase.start()
                 return 0, None
             self.average.load_state_dict(tensors["average"])
             for name, optimizer in self.optimizers.items():
