@@ -53,12 +53,13 @@ class ConditionalHead(nn.Module):
         channels: C of the features.
         condition_dim: N.
         kernel: of the joint convolution: 3, or 1 (StackGAN's paper and TensorFlow code).
+        bias: of the logit; StackGAN's TensorFlow code has none.
     """
 
-    def __init__(self, channels: int, condition_dim: int, *, kernel: int = 3) -> None:
+    def __init__(self, channels: int, condition_dim: int, *, kernel: int = 3, bias: bool = True) -> None:
         super().__init__()
         self.joint = narrowing_block(channels + condition_dim, channels, kernel)
-        self.logit = nn.Conv2d(channels, 1, 4)
+        self.logit = nn.Conv2d(channels, 1, 4, bias=bias)
 
     def forward(self, features: Tensor, condition: Tensor) -> Tensor:
         """``(B, C, 4, 4)`` and ``(B, N)`` to ``(B,)``."""

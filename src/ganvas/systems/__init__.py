@@ -18,6 +18,7 @@ _SYSTEMS = {
     "damsm": ("damsm", "DamsmEncoders", "DamsmSettings"),
     "gan-int-cls": ("gan_int_cls", "GanIntCls", "GanIntClsSettings"),
     "retriever": ("retriever", "Retriever", "RetrieverSettings"),
+    "stackgan": ("stackgan", "StackGan", "StackGanSettings"),
 }
 
 
