@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 
 from ganvas.systems import find, list_systems
 from ganvas.systems.base import Batch, System
@@ -16,6 +17,7 @@ from ganvas.systems.damsm import DamsmSettings
 from ganvas.systems.gan_int_cls import GanIntClsSettings
 from ganvas.systems.joint_embedding import JointEmbeddingSettings
 from ganvas.systems.retriever import RetrieverSettings
+from ganvas.systems.stackgan_v2 import StackGanV2Settings
 from ganvas.text import build
 from ganvas.text.encoder import Text
 from ganvas.text.settings import CharCnnRnnSettings
@@ -32,6 +34,9 @@ SMALL: dict[str, Any] = {
         generator_width=4, discriminator_width=4, projection=8, style_width=4, joint_embedding=_EMBEDDING
     ),
     "retriever": RetrieverSettings(joint_embedding=_EMBEDDING),
+    "stackgan++": StackGanV2Settings(
+        stages=2, generator_width=4, discriminator_width=4, condition_dim=6, joint_embedding=_EMBEDDING
+    ),
 }
 GENERATING = [name for name in list_systems() if find(name).system.generates]
 
@@ -46,8 +51,12 @@ def small_batch(system: System, size: int = 4) -> Batch:
     text = system.embed(CAPTIONS[:size])
     frozen = Text(*(part.detach() for part in text))
     images = torch.randn(size, 3, system.image_size, system.image_size).tanh()
+    sides = max((phase.smaller for phase in system.phases()), key=len)
+    smaller = [F.interpolate(images, size=side, mode="area") for side in sides]
     return Batch(
         images=images,
+        smaller=smaller,
+        wrong_smaller=[image.roll(1, 0) for image in smaller],
         tokens=system.text_encoder.tokenize(CAPTIONS[:size]),
         text=frozen,
         wrong_text=frozen.rows(torch.arange(size).roll(1)),
