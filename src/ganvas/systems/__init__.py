@@ -19,6 +19,7 @@ _SYSTEMS = {
     "gan-int-cls": ("gan_int_cls", "GanIntCls", "GanIntClsSettings"),
     "retriever": ("retriever", "Retriever", "RetrieverSettings"),
     "stackgan": ("stackgan", "StackGan", "StackGanSettings"),
+    "stackgan++": ("stackgan_v2", "StackGanV2", "StackGanV2Settings"),
 }
 
 
