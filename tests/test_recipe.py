@@ -26,6 +26,18 @@ from ganvas.systems.base import Batch
 from ganvas.training.run import read_recipe, recipe_store, text_material
 
 REDUCED = {
+    "attngan": [
+        "settings.stages=2",
+        "settings.generator_width=4",
+        "settings.discriminator_width=4",
+        "settings.condition_dim=6",
+        "settings.damsm.image_encoder=scratch",
+        "settings.damsm.trained_at=null",
+        "settings.damsm.width=4",
+        "settings.damsm.regions=4",
+        "text.features=16",
+        "text.embedding=8",
+    ],
     "classifier": [
         "settings.width=4",
         "settings.heads=[class]",
@@ -41,6 +53,16 @@ REDUCED = {
     ],
     "gan-int-cls": SMALL_SYSTEM,
     "retriever": ["settings.joint_embedding.image_width=4", "text.features=16", "text.embedding=8"],
+    "stackgan": [
+        "settings.stages=2",
+        "settings.generator_width=4",
+        "settings.discriminator_width=4",
+        "settings.condition_dim=6",
+        "settings.projection=8",
+        "settings.joint_embedding.image_width=4",
+        "text.channels=8",
+        "text.embedding=16",
+    ],
 }
 """Overrides that make any recipe of a system small; a new system is entered here."""
 
@@ -104,13 +126,15 @@ def test_a_shipped_recipe_takes_a_training_step_of_every_phase_at_reduced_width(
                 batch_size=4, image_size=16, mismatch=recipe.data.mismatch, wrong_images=phase.wrong_images
             ),
         )
-        host = on_device(feed.batch(0), torch.device("cpu"), 16)
+        host = on_device(feed.batch(0), torch.device("cpu"), 16, phase.image_size, phase.smaller)
         captions = [feed.captions[i] for i in host.captions[:, 0]]
         wrong = [feed.captions[i] for i in host.wrong_captions[:, 0]]
         with torch.no_grad():
             text, wrong_text = system.embed(captions), system.embed(wrong)
         batch = Batch(
             images=host.images,
+            smaller=host.smaller,
+            wrong_smaller=host.wrong_smaller,
             labels=host.labels,
             tokens=system.text_encoder.tokenize(captions),
             text=text,

@@ -11,12 +11,14 @@ import torch
 import torch.nn.functional as F
 
 from ganvas.systems import find, list_systems
-from ganvas.systems.base import Batch, System
+from ganvas.systems.attngan import AttnGanSettings
+from ganvas.systems.base import Batch, Phase, System
 from ganvas.systems.classifier import ClassifierSettings
 from ganvas.systems.damsm import DamsmSettings
 from ganvas.systems.gan_int_cls import GanIntClsSettings
 from ganvas.systems.joint_embedding import JointEmbeddingSettings
 from ganvas.systems.retriever import RetrieverSettings
+from ganvas.systems.stackgan_networks import StackGanSettings
 from ganvas.systems.stackgan_v2 import StackGanV2Settings
 from ganvas.text import build
 from ganvas.text.encoder import Text
@@ -26,6 +28,14 @@ CAPTIONS = ["a red apple", "a blue bird on a branch", "the flag of Japan", "x"]
 
 _EMBEDDING = JointEmbeddingSettings(image_width=4)
 SMALL: dict[str, Any] = {
+    "attngan": AttnGanSettings(
+        stages=2,
+        generator_width=4,
+        discriminator_width=4,
+        residual_blocks=1,
+        condition_dim=6,
+        damsm=DamsmSettings(image_encoder="scratch", width=4, regions=4),
+    ),
     "classifier": ClassifierSettings(
         width=4, dropout=0.0, heads=("class", "style"), labels={"class": ("a", "b"), "style": ("x", "y", "z")}
     ),
@@ -34,6 +44,14 @@ SMALL: dict[str, Any] = {
         generator_width=4, discriminator_width=4, projection=8, style_width=4, joint_embedding=_EMBEDDING
     ),
     "retriever": RetrieverSettings(joint_embedding=_EMBEDDING),
+    "stackgan": StackGanSettings(
+        stages=2,
+        generator_width=8,
+        discriminator_width=8,
+        condition_dim=6,
+        projection=8,
+        joint_embedding=_EMBEDDING,
+    ),
     "stackgan++": StackGanV2Settings(
         stages=2, generator_width=4, discriminator_width=4, condition_dim=6, joint_embedding=_EMBEDDING
     ),
@@ -66,6 +84,14 @@ def small_batch(system: System, size: int = 4) -> Batch:
     )
 
 
+def sized(batch: Batch, phase: Phase) -> Batch:
+    """The batch with its images at the side that the phase asks for."""
+    if phase.image_size is None:
+        return batch
+    images = F.interpolate(batch.images, size=phase.image_size, mode="area")
+    return replace(batch, images=images, wrong_images=images.roll(1, 0))
+
+
 def test_every_system_has_small_settings_here() -> None:
     assert set(SMALL) == set(list_systems())
 
@@ -92,15 +118,16 @@ def test_generation_is_deterministic_and_follows_noise_and_caption(name: str) ->
         other_noise = system.generate(text, noise + 1)[-1]
         other_text = system.generate(system.embed(CAPTIONS[::-1]), noise)[-1]
     assert torch.equal(first, again)
-    assert not torch.allclose(first, other_noise)
-    assert not torch.allclose(first, other_text)
+    assert not torch.allclose(first, other_noise, atol=0)  # what a fresh network draws may be faint
+    assert not torch.allclose(first, other_text, atol=0)
 
 
 @pytest.mark.parametrize("name", list_systems())
 def test_every_turn_reaches_all_of_its_parameters_and_no_others(name: str) -> None:
     system = small_system(name).train().requires_grad_(False)
-    batch = small_batch(system)
+    whole = small_batch(system)
     for phase in system.phases():
+        batch = sized(whole, phase)
         for turn in phase.turns:
             every = [module for t in phase.turns for module in t.modules]
             for module in every:
@@ -123,8 +150,9 @@ def test_every_turn_reaches_all_of_its_parameters_and_no_others(name: str) -> No
 @pytest.mark.parametrize("name", list_systems())
 def test_losses_are_finite_and_near_in_bfloat16(name: str) -> None:
     system = small_system(name).train()
-    batch = small_batch(system)
+    whole = small_batch(system)
     for phase in system.phases():
+        batch = sized(whole, phase)
         for turn in phase.turns:
             values = []
             for enabled in (False, True):
