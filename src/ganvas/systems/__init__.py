@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
 # name -> (module, class, settings class)
 _SYSTEMS = {
+    "attngan": ("attngan", "AttnGan", "AttnGanSettings"),
     "classifier": ("classifier", "Classifier", "ClassifierSettings"),
     "damsm": ("damsm", "DamsmEncoders", "DamsmSettings"),
     "gan-int-cls": ("gan_int_cls", "GanIntCls", "GanIntClsSettings"),

@@ -75,6 +75,8 @@ class AttnGanSettings:
     [code]; 0 leaves it out."""
     kl_weight: float = 1.0
     """Weight of conditioning augmentation's divergence, a mean over dimensions [code]."""
+    real_label: float = 1.0
+    """Target of real pairs for the discriminators; below 1 is one-sided label smoothing (ours)."""
     learning_rate: float = 2e-4
     """Adam's, of both networks [code]."""
     discriminator_learning_rate: float | None = None
@@ -279,17 +281,17 @@ class AttnGan(System):
         code.
         """
         assert batch.text is not None
-        sentence, mismatched = batch.text.sentence, self._mismatched(batch)
+        s, sentence, mismatched = self.settings, batch.text.sentence, self._mismatched(batch)
         total = sentence.new_zeros(())
         terms: dict[str, Tensor] = {}
         for size, d, real, fake in self._scales(batch, draw):
             real_features, fake_features = d.features(real), d.features(fake.detach())
-            right = {f"real_{size}": real_loss(d.judge(real_features, sentence))}
+            right = {f"real_{size}": real_loss(d.judge(real_features, sentence), s.real_label)}
             wrong = {f"fake_{size}": fake_loss(d.judge(fake_features, sentence))}
             if mismatched is not None:
                 wrong[f"wrong_{size}"] = fake_loss(d.judge(real_features, mismatched))
             if d.unconditional is not None:
-                right[f"uncond_real_{size}"] = real_loss(d.judge_alone(real_features))
+                right[f"uncond_real_{size}"] = real_loss(d.judge_alone(real_features), s.real_label)
                 wrong[f"uncond_fake_{size}"] = fake_loss(d.judge_alone(fake_features))
             total = total + _mean(right) + _mean(wrong)
             terms |= {**right, **wrong}
