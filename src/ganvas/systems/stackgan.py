@@ -122,7 +122,7 @@ class StackGan(System):
     def _phase(self, number: int, size: int) -> Phase:
         """One stage's."""
         s = self.settings
-        generator, discriminator = self._stage(number)
+        generator, discriminator = self.generator(number), self.discriminator(number)
         decay = s.stage1_halve_every if number == 1 else s.stage2_halve_every
         adam = Adam(learning_rate=s.learning_rate, decay_every=decay)
         d_adam = replace(adam, learning_rate=s.discriminator_learning_rate or s.learning_rate)
@@ -140,12 +140,17 @@ class StackGan(System):
             start=partial(self.trained.set, number),
         )
 
-    def _stage(self, number: int) -> tuple[Stage1 | Stage2, Discriminator]:
-        """Generator and discriminator of a stage."""
-        if number == 1:
-            return self.stage1, self.discriminator1
-        assert self.stage2 is not None and self.discriminator2 is not None
-        return self.stage2, self.discriminator2
+    def discriminator(self, number: int) -> Discriminator:
+        """Of stage 1 or 2."""
+        chosen = self.discriminator1 if number == 1 else self.discriminator2
+        assert chosen is not None
+        return chosen
+
+    def generator(self, number: int) -> Stage1 | Stage2:
+        """Of stage 1 or 2."""
+        chosen = self.stage1 if number == 1 else self.stage2
+        assert chosen is not None
+        return chosen
 
     def draw(self, number: int, batch: Batch) -> Drawn:
         """Noise, and what the stage makes of it and the batch's captions."""
@@ -167,7 +172,7 @@ class StackGan(System):
 
     def discriminator_loss(self, number: int, batch: Batch, drawn: Drawn) -> Losses:
         """Real and matching against real but mismatched, and against generated."""
-        _, d = self._stage(number)
+        d = self.discriminator(number)
         real, fake = d.features(batch.images), d.features(drawn.images.detach())
         text = self._judged(batch, drawn)
         terms = {
@@ -185,7 +190,7 @@ class StackGan(System):
 
     def generator_loss(self, number: int, batch: Batch, drawn: Drawn) -> Losses:
         """``-log D(G, phi)``, and the KL term of the stage's own conditioning augmentation."""
-        generator, d = self._stage(number)
+        generator, d = self.generator(number), self.discriminator(number)
         if self.settings.redraw_noise:
             drawn = self.draw(number, batch)
         features = d.features(drawn.images)
@@ -210,8 +215,7 @@ class StackGan(System):
         assert batch.wrong_text is not None
         wrong = batch.wrong_text.sentence
         if self.settings.judges == "mean":
-            generator, _ = self._stage(number)
-            reads = self.stage1.condition if generator.condition is None else generator.condition
+            reads = self.generator(number).condition or self.stage1.condition
             with torch.no_grad():
                 wrong = reads(wrong, torch.zeros_like(text)).mean
         return fake_loss(d.judge(real, wrong))
