@@ -94,8 +94,8 @@ class DamsmSettings:
                 )
         if self.trained_at is not None and (self.trained_at < 16 or self.image_encoder == "scratch"):
             raise GanvasError(
-                f"trained_at={self.trained_at} of DAMSM: should be at least 16, and left out for image_encoder"
-                " scratch, which knows one size"
+                f"trained_at={self.trained_at} of DAMSM: should be at least 16, and left out for"
+                " image_encoder scratch, which knows one size"
             )
         for name in ("gamma1", "gamma2", "gamma3", "learning_rate"):
             if getattr(self, name) <= 0:
@@ -265,11 +265,15 @@ class DamsmEncoders(System):
         """Not what it is for."""
         raise TypeError("DAMSM generates nothing")
 
-    def image_features(self, images: Tensor) -> Tensor:
-        """``(B, 3, H, W)`` in [-1, 1], any size, to unit vectors ``(B, D)`` of whole images."""
+    def image_regions(self, images: Tensor) -> Regions:
+        """``(B, 3, H, W)`` in [-1, 1], any size, region by region and as a whole."""
         if images.shape[-1] != self.image_size:
             images = F.interpolate(images, size=self.image_size, mode="bilinear", antialias=True)
-        return F.normalize(self.damsm.image_encoder(images).code.float(), dim=1)
+        return cast(Regions, self.damsm.image_encoder(images))
+
+    def image_features(self, images: Tensor) -> Tensor:
+        """The same to unit vectors ``(B, D)`` of whole images."""
+        return F.normalize(self.image_regions(images).code.float(), dim=1)
 
     def caption_features(self, captions: Sequence[str]) -> Tensor:
         """Captions to unit vectors ``(B, D)`` of sentences."""
