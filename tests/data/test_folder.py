@@ -484,6 +484,7 @@ def test_a_folder_without_captions_says_what_it_looked_for_and_what_is_there(tmp
         f"{tmp_path}: no captions: looked for metadata.jsonl, metadata.csv or metadata.parquet, and for"
         " NAME.txt beside NAME.jpg, here and in sub-folders;"
         " found 1,204 images (.jpg 1,204) and 1 other files (.json 1)"
+        "; systems that read no captions take them with --option captions=none"
     )
 
 
@@ -612,6 +613,47 @@ def test_the_table_in_the_docs_is_read_as_the_docs_say(tmp_path: Path) -> None:
     assert not reasons
     assert records["cat"].captions == ("a grey cat on a red sofa", "a cat, fast asleep")
     assert [record.label for record in records.values()] == ["cat", "flower"]
+
+
+# -- without captions ------------------------------------------------------------------------------------
+
+
+def test_all_images_are_taken_where_captions_are_not_read(tmp_path: Path) -> None:
+    save(tmp_path, "a.png", "b.png", "test/c.png", "train/d.png")
+    write(tmp_path / "b.txt", "never read")
+    write(tmp_path / "metadata.csv", as_csv([{"file_name": "gone.png", "text": "never read"}]))
+    records, reasons = read(tmp_path, captions="none", val="0", test="0")
+    assert not reasons and list(records) == ["a", "b", "test/c", "train/d"]
+    assert {record.captions for record in records.values()} == {("an image",)}
+    assert [record.split for record in records.values()] == ["train", "train", "test", "train"]
+    reader = source(tmp_path, captions="none")
+    assert pickle.loads(pickle.dumps(reader)).records() == reader.records()
+    write(tmp_path / "e.txt", "captions are no part of the data")
+    assert source(tmp_path, captions="none").about == reader.about
+
+
+def test_images_without_captions_are_prepared(tmp_path: Path) -> None:
+    save(tmp_path / "in", *(f"{number}.png" for number in range(12)))
+    info = prepare("folder", tmp_path / "out", place=tmp_path / "in", size=16, options={"captions": "none"})
+    assert sum(info.splits.values()) == info.num_captions == 12 and info.options["captions"] == "none"
+    assert Store(tmp_path / "out").captions == [["an image"]] * 12
+
+
+@pytest.mark.parametrize(
+    ("options", "problem"),
+    [
+        ({"captions": "no"}, "option captions: should be read or none, not 'no'"),
+        ({"captions": "none", "label": "kind"}, "option label names a column of a table, but with"),
+        ({"captions": "none", "text": "words"}, "option text names a column of a table, but with"),
+        ({"captions": "none"}, "no images: looked here and in sub-folders; found 1 other files (.txt 1)"),
+    ],
+)
+def test_what_does_not_go_without_captions_is_one_line(
+    options: dict[str, str], problem: str, tmp_path: Path
+) -> None:
+    write(tmp_path / "a.txt", "a caption without an image")
+    with pytest.raises(GanvasError, match=re.escape(problem)):
+        source(tmp_path, **options)
 
 
 def test_the_reader_is_registered(tmp_path: Path) -> None:

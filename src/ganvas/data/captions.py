@@ -8,6 +8,9 @@ from collections.abc import Iterable
 
 from ganvas.text.settings import MAX_CAPTION_CHARACTERS
 
+UNCAPTIONED = "an image"
+"""What stands in a store where a data set is prepared without captions."""
+
 _SPACES = re.compile(r"\s+")
 _SHOWN = 40
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 
+from ganvas.data.captions import UNCAPTIONED
 from ganvas.data.listing import TABLES, Listing, kinds, printable, walk
 from ganvas.data.pixels import Fit
 from ganvas.data.rows import Unreadable, is_text, read_rows
@@ -67,7 +68,9 @@ class FolderSource(PhotoSource):
 
     An image's id is its path without the extension, unless another image differs in that alone.
 
-    Its options are ``text`` and ``label``, columns of the table, and ``val`` and ``test``, percent.
+    Its options are ``text`` and ``label``, columns of the table, ``val`` and ``test``, percent, and
+    ``captions``: ``none`` takes all images, for systems that read no captions; tables and caption files are
+    then not read.
 
     Raises:
         GanvasError: no such folder, no captions in it, or a wrong option.
@@ -77,21 +80,29 @@ class FolderSource(PhotoSource):
     licence = "that of the images"
 
     def __init__(self, request: Request) -> None:
-        self.options = chosen_options(self.name, request.options, {"text": "", "label": "", **SHARES})
+        self.options = chosen_options(
+            self.name, request.options, {"text": "", "label": "", "captions": "read", **SHARES}
+        )
         hash_rule(self.options, self.name)
+        self._uncaptioned = _without_captions(self.options)
         self.root = source_folder(request, self.name, "images and their captions")
         self.fit = request.fit or Fit()
         if holds_store(self.root):
             raise GanvasError(f"{self.root}: is prepared already; train on it with --data {self.root}")
         listing = walk(self.root)
-        if not listing.tables and not any(_bare(path) in listing.texts for path in listing.images):
-            raise GanvasError(f"{self.root}: {_nothing_here(listing)}")
+        if self._uncaptioned:
+            listing.tables, listing.texts = {}, {}
+            usable = bool(listing.images)
+        else:
+            usable = bool(listing.tables) or any(_bare(path) in listing.texts for path in listing.images)
+        if not usable:
+            raise GanvasError(f"{self.root}: {_nothing_here(listing, captioned=not self._uncaptioned)}")
         for option in ("text", "label"):
             if self.options[option] and not listing.tables:
                 raise GanvasError(
                     f"{self.root}: option {option} names a column, but there is no {TABLES[0]} or the like"
                 )
-        self.about = _about(self.root, listing)
+        self.about = _about(self.root, listing, captioned=not self._uncaptioned)
         self._listing: Listing | None = listing
 
     def __getstate__(self) -> dict[str, object]:
@@ -100,8 +111,11 @@ class FolderSource(PhotoSource):
     def records(self) -> list[Record | LeftOut]:
         """What was left out, and every captioned image in the order of the ids."""
         listing = self._listing or walk(self.root)
-        gathered = _Gathered()
         left_out = list(listing.left_out)
+        if self._uncaptioned:
+            every = {path: _Found([UNCAPTIONED], _split_of_folders(path)) for path in listing.images}
+            return [*left_out, *self._records(every, _identities(every))]
+        gathered = _Gathered()
         for table in listing.tables.values():
             left_out += self._read_table(table, listing, gathered)
         if self.options["label"]:
@@ -186,6 +200,24 @@ class FolderSource(PhotoSource):
             )
             for path in sorted(found, key=lambda path: (names[path], path))
         ]
+
+
+def _without_captions(options: Mapping[str, str]) -> bool:
+    """Whether the images are taken without captions.
+
+    Raises:
+        GanvasError: the options contradict each other.
+    """
+    captions = options["captions"]
+    if captions not in ("read", "none"):
+        raise GanvasError(f"data set 'folder': option captions: should be read or none, not {captions!r}")
+    for option in ("text", "label"):
+        if captions == "none" and options[option]:
+            raise GanvasError(
+                f"data set 'folder': option {option} names a column of a table, but with captions=none tables"
+                " are not read; leave one of them out"
+            )
+    return captions == "none"
 
 
 def _file(name: object, table: str, listing: Listing) -> str:
@@ -330,7 +362,7 @@ def _identities(paths: Iterable[str]) -> dict[str, str]:
     return {path: _composed(path if frequency[_bare(path)] > 1 else _bare(path)) for path in paths}
 
 
-def _about(root: Path, listing: Listing) -> str:
+def _about(root: Path, listing: Listing, *, captioned: bool) -> str:
     texts = [
         text for text in listing.texts.values() if (root / text).stat().st_size <= MAX_CAPTION_FILE_BYTES
     ]
@@ -340,11 +372,12 @@ def _about(root: Path, listing: Listing) -> str:
         [*listing.images, *tables, *listing.texts.values()],
         [root / path for path in [*tables, *texts]],
     )
-    return f"{len(listing.images):,} image files and their captions; listing {digest}"
+    what = "image files and their captions" if captioned else "image files without captions"
+    return f"{len(listing.images):,} {what}; listing {digest}"
 
 
-def _nothing_here(listing: Listing) -> str:
-    """The error of a folder without captions: what was looked for, and what lies there instead."""
+def _nothing_here(listing: Listing, *, captioned: bool) -> str:
+    """The error of a folder without what was looked for: what that was, and what lies there instead."""
     others = listing.files - set(listing.images)
     found = []
     if listing.images:
@@ -353,8 +386,12 @@ def _nothing_here(listing: Listing) -> str:
         found.append(f"{len(others):,} other files ({kinds(others)})")
     if listing.left_out:
         found.append(f"{len(listing.left_out):,} that cannot be read, such as {listing.left_out[0].id}")
+    there = " and ".join(found) or "nothing"
+    if not captioned:
+        return f"no images: looked here and in sub-folders; found {there}"
     tables = f"{', '.join(TABLES[:-1])} or {TABLES[-1]}"
+    anyway = "; systems that read no captions take them with --option captions=none" if listing.images else ""
     return (
         f"no captions: looked for {tables}, and for NAME.txt beside NAME.jpg, here and in sub-folders;"
-        f" found {' and '.join(found) or 'nothing'}"
+        f" found {there}{anyway}"
     )
