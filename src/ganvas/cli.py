@@ -134,7 +134,8 @@ def train(
     if _is_first_process():
         print(f"trained: {run.folder}")
         if find(chosen.system).system.generates:
-            print(f'generate with: ganvas generate {run.folder} "a caption"')
+            caption = ' "a caption"' if chosen.text else ""
+            print(f"generate with: ganvas generate {run.folder}{caption}")
 
 
 @app.command()

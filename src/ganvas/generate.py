@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+from ganvas.data.captions import UNCAPTIONED
 from ganvas.errors import GanvasError
 from ganvas.images import open_image
 from ganvas.pipeline import load
@@ -35,7 +37,7 @@ def generate_files(
 
     Args:
         path: a run or model folder.
-        captions: at least one.
+        captions: at least one; a model that was trained without captions needs none, and ignores them.
         out: a ``.png`` file: one image as it is, several as a sheet; any other name is a folder that gets one
             file an image.
         n: images a caption.
@@ -54,13 +56,21 @@ def generate_files(
     single = out.suffix.lower() == ".png"
     if not single and out.suffix:
         raise GanvasError(f"{out}: images are written as PNG; name a .png file or a folder")
-    if single and len(captions) * n > _MAX_ON_A_SHEET:
+    total = max(1, len(captions)) * n
+    if single and total > _MAX_ON_A_SHEET:
         raise GanvasError(
-            f"{out}: {len(captions) * n:,} images are too many for one sheet ({_MAX_ON_A_SHEET:,});"
+            f"{out}: {total:,} images are too many for one sheet ({_MAX_ON_A_SHEET:,});"
             " give a folder with --out"
         )
     style = open_image(style_from) if style_from else None
     model = load(path, device=device)
+    if model.recipe.text is None:
+        if captions:
+            print(
+                f"{path}: was trained without captions, so those given are ignored; -n says how many images",
+                file=sys.stderr,
+            )
+        captions = [UNCAPTIONED]
     if not single:
         batches = model.generate_arrays(captions, n, seed, style_from=style)
         return _write_each((image for batch in batches for image in batch), captions, n, out)

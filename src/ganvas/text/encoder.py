@@ -81,6 +81,11 @@ class NoText(TextEncoder):
 
     sentence_dim = word_dim = 0
     trained_here = False
+    _place: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("_place", torch.empty(0), persistent=False)  # knows the device
 
     def tokenize(self, captions: Sequence[str]) -> Tensor:
         """A padding token each."""
@@ -96,5 +101,5 @@ class NoText(TextEncoder):
         return {}
 
     def encode(self, captions: Sequence[str]) -> Text:
-        """Nothing, on the CPU."""
-        return cast(Text, self(self.tokenize(captions)))
+        """Nothing, on the device of the encoder."""
+        return cast(Text, self(self.tokenize(captions).to(self._place.device)))

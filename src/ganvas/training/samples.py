@@ -63,7 +63,9 @@ def sample_sheet(
     rows = store.rows(split)
     rows = rows[np.linspace(0, len(rows) - 1, min(count, len(rows))).astype(int)]
     captions = [store.captions[row][0] for row in rows]
-    images = model.generate(captions, n=columns, seed=seed)
+    told_apart = model.recipe.text is not None  # else by their noise alone
+    batches = model.generate_arrays(captions, columns, seed, same_noise=told_apart)
+    images = [Image.fromarray(image) for batch in batches for image in batch]
     lines = [
         [Tile(store.images.square(row)), *(Tile(image) for image in images[i * columns : (i + 1) * columns])]
         for i, row in enumerate(rows)
