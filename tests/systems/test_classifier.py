@@ -254,6 +254,15 @@ def test_weights_that_are_none_of_an_inception_are_one_line(tmp_path: Path) -> N
         assert "\n" not in str(refused.value)
 
 
+def test_a_file_of_weights_that_is_not_there_is_told_before_a_run_begins(tmp_path: Path) -> None:
+    store = coloured_store(tmp_path / "data", splits=(8, 2, 2))
+    tree = colour_recipe().to_dict()
+    tree["settings"] |= {"network": "inception-torchvision", "weights": str(tmp_path / "nowhere.pth")}
+    with pytest.raises(GanvasError, match=r"there is no file .*nowhere\.pth") as refused:
+        train(resolve(tree), store, tmp_path / "run")
+    assert "\n" not in str(refused.value) and not (tmp_path / "run").exists()
+
+
 def test_weights_to_download_are_fetched_once(weights: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("ganvas.networks.weights.fetched", lambda name, url, others: weights)
     monkeypatch.delenv("GANVAS_WEIGHTS_INCEPTION_TORCHVISION", raising=False)

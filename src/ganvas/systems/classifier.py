@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Literal, cast
 
 import torch
@@ -135,7 +136,14 @@ class Classifier(System):
         }
 
     def phases(self) -> Sequence[Phase]:
-        """One, "classes"."""
+        """One, "classes".
+
+        Raises:
+            GanvasError: the file of ``settings.weights`` is not there.
+        """
+        weights = self.settings.weights
+        if weights is not None and weights != "download" and not Path(weights).is_file():
+            raise GanvasError(f"settings.weights: there is no file {weights}; give another, or download")
         adam = Adam(
             learning_rate=self.settings.learning_rate,
             betas=(0.9, 0.999),
