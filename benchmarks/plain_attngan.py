@@ -223,7 +223,7 @@ def word_loss(
         similarity = F.cosine_similarity(word.transpose(1, 2), context.transpose(1, 2), dim=2)  # (B, T)
         columns.append(torch.log(torch.exp(gammas[1] * similarity).sum(dim=1, keepdim=True)))
     scores = gammas[2] * torch.cat(columns, dim=1)
-    target = torch.arange(size)
+    target = torch.arange(size, device=words.device)
     return F.cross_entropy(scores, target) + F.cross_entropy(scores.t(), target)
 
 
@@ -238,7 +238,7 @@ def region_context(word: Tensor, regions: Tensor, gamma: float) -> Tensor:
 
 def sentence_loss(codes: Tensor, sentences: Tensor, gamma: float) -> Tensor:
     scores = gamma * F.normalize(codes, dim=1) @ F.normalize(sentences, dim=1).t()
-    target = torch.arange(len(codes))
+    target = torch.arange(len(codes), device=codes.device)
     return F.cross_entropy(scores, target) + F.cross_entropy(scores.t(), target)
 
 
@@ -246,16 +246,14 @@ class PlainStep:
     """One training step with bird settings.
 
     Args:
-        damsm_weight: lambda.
-        width: gf.
-        discriminator_width: df.
+        device: where.
     """
 
-    def __init__(self, damsm_weight: float = 5.0, width: int = 32, discriminator_width: int = 64) -> None:
-        self.damsm_weight, self.gammas = damsm_weight, (4.0, 5.0, 10.0)
-        self.generator = Generator(width)
-        self.discriminators = [Discriminator(discriminator_width, 256, size) for size in (64, 128, 256)]
-        self.image_encoder = ImageEncoder().eval().requires_grad_(False)
+    def __init__(self, device: torch.device) -> None:
+        self.damsm_weight, self.gammas = 5.0, (4.0, 5.0, 10.0)
+        self.generator = Generator().to(device)
+        self.discriminators = [Discriminator(64, 256, size).to(device) for size in (64, 128, 256)]
+        self.image_encoder = ImageEncoder().eval().requires_grad_(False).to(device)
         options: dict[str, Any] = {"lr": 2e-4, "betas": (0.5, 0.999), "foreach": False, "fused": False}
         self.generator_adam = torch.optim.Adam(self.generator.parameters(), **options)
         self.discriminator_adams = [torch.optim.Adam(d.parameters(), **options) for d in self.discriminators]
@@ -278,7 +276,7 @@ class PlainStep:
         """
         z, epsilon = noise[:, :100], noise[:, 100:]
         fakes, mean, log_variance = self.generator(z, epsilon, sentence, words, mask)
-        d_total = torch.zeros(())
+        d_total = torch.zeros((), device=noise.device)
         for d, adam, real, fake in zip(
             self.discriminators, self.discriminator_adams, images, fakes, strict=True
         ):
@@ -297,7 +295,7 @@ class PlainStep:
 
     def discriminator_loss(self, d: Discriminator, real: Tensor, fake: Tensor, sentence: Tensor) -> Tensor:
         """Real, generated and mismatched, with a caption and without."""
-        ones, zeros = torch.ones(len(real)), torch.zeros(len(real))
+        ones, zeros = real.new_ones(len(real)), real.new_zeros(len(real))
         real_features, fake_features = d(real), d(fake)
         real_u, fake_u = d.UNCOND_DNET(real_features), d.UNCOND_DNET(fake_features)
         real_c, fake_c = d.COND_DNET(real_features, sentence), d.COND_DNET(fake_features, sentence)
@@ -318,7 +316,7 @@ class PlainStep:
         """Three discriminators, DAMSM at the largest size, and the Kullback-Leibler divergence."""
         total = -0.5 * torch.mean(1 + log_variance - mean.pow(2) - log_variance.exp())
         for d, fake in zip(self.discriminators, fakes, strict=True):
-            features, ones = d(fake), torch.ones(len(fake))
+            features, ones = d(fake), fake.new_ones(len(fake))
             total = total + F.binary_cross_entropy(d.UNCOND_DNET(features), ones)
             total = total + F.binary_cross_entropy(d.COND_DNET(features, sentence), ones)
         regions, code = self.image_encoder.encode(fakes[-1])
