@@ -64,7 +64,7 @@ def generate_files(
         )
     style = open_image(style_from) if style_from else None
     model = load(path, device=device)
-    if model.recipe.text is None:
+    if model.system.generates and model.recipe.text is None:
         if captions:
             print(
                 f"{path}: was trained without captions, so those given are ignored; -n says how many images",
