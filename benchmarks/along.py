@@ -1,0 +1,143 @@
+"""Systems of one budget, scored along their runs: does training make them better, and which is best?
+
+    python benchmarks/along.py gan-int-cls-emoji stackgan-emoji stackgan-v2-emoji attngan-emoji \
+        --data data/emoji-64 --images 60000 --encoders runs/gan-int-cls-emoji --encoders runs/damsm-emoji
+
+The budget is what the networks that generate see in training, the same number of images for all; a system of
+several stages shares it among them. Text encoders are trained before, and may be shared: a recipe takes the
+first of ``--encoders`` whose text encoder has its settings. At every point the run stops, is scored and goes
+on, which changes nothing of it. What is done already is not done again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from common import machine, run_script, write_result
+
+from ganvas.data.store import Store
+from ganvas.errors import GanvasError
+from ganvas.pipeline import build_system, load
+from ganvas.recipe import Recipe, load_recipe
+from ganvas.scores.scoring import score
+from ganvas.systems.base import System
+from ganvas.training.loop import train
+from ganvas.training.run import text_material
+
+SCORES = ("r-precision", "distances", "attributes")
+
+
+def open_recipe(name: str, overrides: Sequence[str], encoders: Sequence[Path]) -> Recipe:
+    """The recipe, with the encoders that fit it."""
+    recipe = load_recipe(name, overrides)
+    for folder in encoders:
+        if load(folder, device="cpu").recipe.text == recipe.text:
+            return load_recipe(name, [*overrides, f"training.encoders={json.dumps(str(folder))}"])
+    return recipe
+
+
+def generating_phases(recipe: Recipe, store: Store) -> list[str]:
+    """The names of the phases that train what generates."""
+    with torch.device("meta"):
+        system: System = build_system(recipe, **text_material(recipe, store))
+    return [p.name for p in system.phases() if p.generates and recipe.training.images.get(p.name)]
+
+
+def budgets(phases: Sequence[str], images: int, points: int) -> list[dict[str, int]]:
+    """How many images each phase has seen at every point; phases share them, one after the other."""
+    share = images // len(phases)
+    found = []
+    for point in range(1, points + 1):
+        seen = images * point // points
+        found.append({p: min(share, max(0, seen - i * share)) for i, p in enumerate(phases)})
+    return found
+
+
+def seconds(run: Path, phases: Sequence[str]) -> float:
+    """What these phases took, by the rates in the run's log."""
+    total, before = 0.0, dict[str, int]()
+    with (run / "log.csv").open(newline="", encoding="utf-8") as file:
+        for row in csv.DictReader(file):
+            if row["phase"] in phases and float(row["images_per_second"]):
+                images = int(row["images"])
+                total += (images - before.get(row["phase"], 0)) / float(row["images_per_second"])
+                before[row["phase"]] = images
+    return total
+
+
+def along(name: str, recipe: Recipe, store: Store, out: Path, images: int, points: int) -> dict[str, Any]:
+    """Train one recipe, and score it at every point."""
+    phases = generating_phases(recipe, store)
+    others = {p: n for p, n in recipe.training.images.items() if p not in phases}
+    folder, path = out / recipe.name, out / f"{recipe.name}.json"
+    done: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {"points": []}
+    for number, budget in enumerate(budgets(phases, images, points)):
+        if number < len(done["points"]) and done["points"][number]["images"] == budget:
+            continue
+        wanted = {**{p: n for p, n in others.items() if n and p != "style"}, **budget}
+        wanted |= {p: 0 for p in recipe.training.images if p not in wanted}
+        own = [f"training.images={json.dumps(wanted)}", *overrides_of(recipe)]
+        run = train(load_recipe(name, own), store, folder)
+        result = score(str(run.folder), store.path, only=SCORES)
+        point = {
+            "images": budget,
+            "seconds": round(seconds(run.folder, phases), 1),
+            "scores": [made.to_dict() for made in result.scores],
+        }
+        done["points"] = [*done["points"][:number], point]
+        done |= {"recipe": recipe.name, "system": recipe.system, "parameters": parameters(run.folder)}
+        path.write_text(json.dumps(done, indent=2) + "\n", encoding="utf-8")
+        shown = "  ".join(str(made) for made in result.scores)
+        print(
+            f"{recipe.name}  {sum(budget.values()):,} images  {point['seconds']:.0f} s  {shown}", flush=True
+        )
+    return done
+
+
+def overrides_of(recipe: Recipe) -> list[str]:
+    """The encoders, and nothing that would cost time."""
+    own = ["training.save_every=1000000000", "training.sample_every=1000000000"]
+    return [*own, f"training.encoders={json.dumps(recipe.training.encoders)}"]
+
+
+def parameters(run: Path) -> int:
+    """Of what generates, without the text encoder."""
+    system = load(run, device="cpu").system
+    names = ("text_encoder.", *(f"{name}." for name in system.training_only), "style_encoder.")
+    return sum(p.numel() for name, p in system.named_parameters() if not name.startswith(names))
+
+
+def main() -> None:
+    """Train and score them all, and write the result."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", 1)[0])
+    parser.add_argument("recipes", nargs="+")
+    parser.add_argument("--data", type=Path, required=True, help="the prepared data set")
+    parser.add_argument("--images", type=int, default=60_000, help="budget of what generates (60,000)")
+    parser.add_argument("--points", type=int, default=4, help="times each run is scored (4)")
+    parser.add_argument("--encoders", type=Path, action="append", default=[], help="a run with text encoder")
+    parser.add_argument("--runs", type=Path, default=Path("runs/along"), help="folder of the runs")
+    parser.add_argument("--out", type=Path, help="a JSON file")
+    options = parser.parse_args()
+    if options.points < 1 or options.images < options.points:
+        raise GanvasError("--images, --points: at least one image a point")
+    store = Store(options.data)
+    options.runs.mkdir(parents=True, exist_ok=True)
+    rows = []
+    for name in options.recipes:
+        recipe = open_recipe(name, [], options.encoders)
+        rows.append(along(name, recipe, store, options.runs, options.images, options.points))
+    if options.out:
+        data = {"name": store.info.name, "size": store.info.size, "fingerprint": store.info.fingerprint}
+        budget = {"images": options.images, "counted": "seen by what generates", "points": options.points}
+        result = {"budget": budget, "data": data, "rows": rows, "machine": machine(torch.device("cpu"))}
+        write_result(options.out, result)
+
+
+if __name__ == "__main__":
+    run_script(main)
