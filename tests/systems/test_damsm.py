@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from ganvas.errors import GanvasError
 from ganvas.layers.region_encoder import InceptionRegions, Lite0Regions, PretrainedRegions, ScratchRegions
+from ganvas.networks.inception import Inception
 from ganvas.recipe import load_recipe
 from ganvas.systems import find
 from ganvas.systems.base import Batch
@@ -287,5 +288,20 @@ def test_a_file_that_holds_no_inception_is_one_line(tmp_path: Path) -> None:
     with pytest.raises(GanvasError, match=r"weights\.pth: holds no weights") as refused:
         start()
     assert "\n" not in str(refused.value)
-    torch.save(InceptionRegions(1, 1).trunk.state_dict(), path)
-    start()
+
+
+def test_a_frozen_network_takes_its_weights_once_and_keeps_those_that_it_was_given(tmp_path: Path) -> None:
+    torch.manual_seed(1)
+    state = Inception(tensorflow=False).state_dict()
+    state = {name: x + 0.5 if "running_mean" in name else x for name, x in state.items()}
+    path = tmp_path / "weights.pth"
+    torch.save(state, path)
+    system = encoders(DamsmSettings(weights=str(path)))
+    system.damsm.start()
+    ours = system.damsm.image_encoder.state_dict()
+    assert all(torch.equal(ours[f"trunk.{name}"], value) for name, value in state.items())
+    drifted = ours["trunk.Conv2d_1a_3x3.bn.running_mean"].add_(1).clone()
+    system.damsm.start()
+    assert torch.equal(
+        system.damsm.image_encoder.state_dict()["trunk.Conv2d_1a_3x3.bn.running_mean"], drifted
+    )

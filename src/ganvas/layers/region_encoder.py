@@ -67,6 +67,11 @@ class PretrainedRegions(RegionEncoder):
         """The heads."""
         return [self.region_head, self.code_head]
 
+    @property
+    def is_fresh(self) -> bool:
+        """Whether the trunk was never given weights: all of its running means are 0."""
+        return not any(value.any() for name, value in self.trunk.named_buffers() if "running_mean" in name)
+
     @abstractmethod
     def load_pretrained(self, path: str | None = None) -> None:
         """Put the trunk's weights in place.

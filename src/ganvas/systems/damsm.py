@@ -187,14 +187,15 @@ class Damsm(nn.Module):
         ]
 
     def start(self) -> None:
-        """Put the weights of a frozen network in place.
+        """Put the weights of a frozen network in place, unless it has some: of encoders that were taken over,
+        or of a run that goes on.
 
         Raises:
             GanvasError: they are not here, cannot be fetched, or are others.
         """
-        weights = self.settings.weights
-        if isinstance(self.image_encoder, PretrainedRegions) and weights != "random":
-            self.image_encoder.load_pretrained(None if weights == "pretrained" else weights)
+        encoder, weights = self.image_encoder, self.settings.weights
+        if isinstance(encoder, PretrainedRegions) and encoder.is_fresh and weights != "random":
+            encoder.load_pretrained(None if weights == "pretrained" else weights)
 
     def draw(self, batch: Batch) -> Draw:
         """Both encoders on a batch of real pairs."""
