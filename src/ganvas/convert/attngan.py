@@ -6,19 +6,19 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import asdict
-from typing import Any, cast
+from dataclasses import replace
 
 from torch import Tensor
 
-from ganvas.convert.damsm_text import damsm_text_encoder
+from ganvas.convert.damsm_release import TEXT, data_set, released_text_encoder
+from ganvas.convert.official import Converted, Given, Part, Release
 from ganvas.convert.tables import Rule, Table, load, shape_of
 from ganvas.errors import GanvasError
 from ganvas.layers.stacked_discriminator import StackedDiscriminator
-from ganvas.pipeline import build_system
-from ganvas.recipe import Recipe, resolve
+from ganvas.recipe import DataSettings, Recipe, TrainingSettings
 from ganvas.systems.attngan import AttnGan, AttnGanSettings, Generator
-from ganvas.text.tokenizer import WordTokenizer
+from ganvas.systems.damsm import DamsmSettings
+from ganvas.text.bilstm import BiLstm
 
 _NORM = r"(weight|bias|running_mean|running_var|num_batches_tracked)"
 
@@ -85,12 +85,6 @@ DISCRIMINATOR = Table(
 )
 
 
-def unwrapped(state: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The generator's tensors, where a file holds them as ``{"netG": tensors}``."""
-    inner = state.get("netG")
-    return inner if isinstance(inner, Mapping) else state
-
-
 def generator_settings(state: Mapping[str, Tensor]) -> tuple[AttnGanSettings, int]:
     """Form and widths of a released generator, and the side of its images.
 
@@ -117,7 +111,7 @@ def generator_settings(state: Mapping[str, Tensor]) -> tuple[AttnGanSettings, in
     return settings, 4 << (_count(names, r"h_net1\.upsample(\d)\..*") + stages - 1)
 
 
-def attngan_generator(state: Mapping[str, Any]) -> Generator:
+def attngan_generator(state: Mapping[str, Tensor]) -> Generator:
     """A released generator as ours, in evaluation mode; its form and widths are read from the tensors.
 
     Args:
@@ -126,7 +120,6 @@ def attngan_generator(state: Mapping[str, Any]) -> Generator:
     Raises:
         GanvasError: a key is missing, unknown or of a wrong shape.
     """
-    state = unwrapped(state)
     settings, image_size = generator_settings(state)
     _, text_dim = shape_of(GENERATOR, state, "ca_net.fc.weight", 2)  # of sentences and words
     model = Generator(settings, text_dim, text_dim, image_size)
@@ -159,51 +152,60 @@ def attngan_discriminator(state: Mapping[str, Tensor]) -> StackedDiscriminator:
 
 
 def attngan(
-    generator: Mapping[str, Any],
-    text_encoder: Mapping[str, Tensor],
-    tokenizer: WordTokenizer,
+    generator: Mapping[str, Tensor],
+    text_encoder: BiLstm,
+    data_set: str,
     *,
-    num_words: int = 18,
-    data_set: str = "cub",
     mask_compat: bool = False,
-) -> tuple[AttnGan, Recipe]:
+) -> Converted:
     """A released AttnGAN or AttnDCGAN as a system that generates, and its recipe.
 
     Discriminators and DAMSM's image encoder have fresh weights.
 
     Args:
-        generator: the tensors of the release, also as ``{"netG": tensors}``.
-        text_encoder: those of its text encoder.
-        tokenizer: the released vocabulary, one word a row of the text encoder's embedding.
-        num_words: words that are read of a caption: 18 (CUB) or 12 (COCO) in training, 25 or 20 in the
-            release's evaluation.
-        data_set: what it was trained on; AttnGAN's settings for it are in the recipe.
+        generator: the tensors of the release.
+        text_encoder: the released one, which read the captions of its training.
+        data_set: what it was trained on.
         mask_compat: mask words as in its training. What a caption gives then depends on the others of its
             batch; without, it gives what the release gives for it alone.
 
     Raises:
-        GanvasError: a key is missing, unknown or of a wrong shape, or the three do not belong together.
+        GanvasError: a key is missing, unknown or of a wrong shape, or the two do not belong together.
     """
-    state = unwrapped(generator)
-    settings, image_size = generator_settings(state)
-    text = damsm_text_encoder(text_encoder, tokenizer, num_words=num_words)
-    recipe = resolve(
-        {
-            "name": f"attngan-{data_set}-released",
-            "about": f"A released AttnGAN, converted; trained on {data_set}.",
-            "system": "attngan",
-            "data": {"set": data_set, "image_size": image_size, "like": "attngan"},
-            "text": {**asdict(text.settings), "vocabulary": "imported"},
-            "settings": {**asdict(settings), "mask_compat": mask_compat, "damsm": {"weights": "random"}},
-            "training": {"images": {"gan": 0}},
-        }
+    settings, image_size = generator_settings(generator)
+    _, text_dim = shape_of(GENERATOR, generator, "ca_net.fc.weight", 2)
+    if text_dim != text_encoder.sentence_dim:
+        raise GanvasError(
+            f"{GENERATOR.name}: reads sentences of width {text_dim}, and the text encoder's have"
+            f" {text_encoder.sentence_dim}; give the one that belongs to it"
+        )
+    settings = replace(settings, mask_compat=mask_compat, damsm=DamsmSettings(weights="random"))
+    system = AttnGan(settings, text_encoder, image_size)
+    load(GENERATOR, generator, system.generator)
+    form = "AttnGAN" if settings.form == "attentional" else "AttnDCGAN"
+    recipe = Recipe(
+        name=f"{form.lower()}-{data_set}-official",
+        about=f"The released generator of {form} (2018), with the text encoder of its DAMSM.",
+        system="attngan",
+        data=DataSettings(set=data_set, image_size=image_size),
+        text=text_encoder.settings,
+        settings=settings,
+        training=TrainingSettings(images={"gan": 0}),
     )
-    system = cast(AttnGan, build_system(recipe, files=text.files()))
-    system.text_encoder.load_state_dict(text.state_dict())
-    load(GENERATOR, state, system.generator)
-    return system.eval(), recipe
+    return Converted(system.eval(), recipe)
+
+
+def _convert(given: Given) -> Converted:
+    text = given.states[TEXT.name]
+    assert given.vocabulary is not None
+    encoder = released_text_encoder(text, given.vocabulary)
+    return attngan(given.states[_GENERATOR.name], encoder, data_set(text))
 
 
 def _count(names: set[str], pattern: str) -> int:
     """How many different groups ``pattern`` finds in whole names."""
     return len({found[1] for name in names if (found := re.fullmatch(pattern, name))})
+
+
+_GENERATOR = Part("generator", r"h_net1\.fc\.0\.weight")
+RELEASE = Release(name="AttnGAN", parts=(_GENERATOR, TEXT), build=_convert, vocabulary=True)
