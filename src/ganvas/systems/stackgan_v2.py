@@ -25,7 +25,7 @@ numbers of stages; the noise of the condition is part of the system's noise, ``[
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from math import log2
 from typing import Literal, NamedTuple, cast
 
@@ -86,7 +86,8 @@ class StackGanV2Settings:
     discriminator_learning_rate: float | None = None
     """The discriminators', where it differs."""
     joint_embedding: JointEmbeddingSettings = field(default_factory=JointEmbeddingSettings)
-    """How a char-CNN-RNN text encoder is trained."""
+    """How a char-CNN-RNN text encoder is trained: at 64 pixels at most, as the released ones needed no more
+    [inferred]."""
 
 
 def stage_sizes(image_size: int, stages: int | None = None) -> list[int]:
@@ -228,7 +229,7 @@ class StackGanV2(System):
         )
         self.discriminators.apply(orthogonal)
         self.joint_embedding = (
-            JointEmbedding(settings.joint_embedding, text_encoder, image_size)
+            JointEmbedding(settings.joint_embedding, text_encoder, min(image_size, FIRST_SIZE))
             if text_encoder.trained_here
             else None
         )
@@ -261,7 +262,8 @@ class StackGanV2(System):
             wrong_images=self.conditional and s.mismatch == "image",
             averaged=[self.generator],
         )
-        return [*(self.joint_embedding.phases() if self.joint_embedding else ()), gan]
+        text = self.joint_embedding.phases() if self.joint_embedding else ()
+        return [*(replace(phase, image_size=min(self.image_size, FIRST_SIZE)) for phase in text), gan]
 
     def draw(self, batch: Batch) -> Generated:
         """One pass of the generators, for both turns."""
