@@ -344,7 +344,7 @@ def test_losses_are_finite_for_any_batch(size: int, one_class: bool, bfloat16: b
         draw = system.draw(batch)
         for loss in (system.discriminator_loss, system.generator_loss):
             losses = loss(batch, draw)
-            losses.total.backward(retain_graph=True)  # type: ignore[no-untyped-call]
+            losses.total.backward(retain_graph=True)
             assert losses.total.isfinite() and all(term.isfinite() for term in losses.terms.values())
     gradients = [p.grad for p in system.parameters() if p.grad is not None]
     assert gradients and all(gradient.isfinite().all() for gradient in gradients)
@@ -357,3 +357,17 @@ def test_a_batch_of_one_has_no_mismatched_pair() -> None:
     assert set(terms) == {
         f"{name}_{s}" for name in ("real", "fake", "uncond_real", "uncond_fake") for s in (16, 32)
     }
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"image_encoder": "scratch"}, "trained from scratch"),
+        ({"image_encoder": "inception"}, "Inception-v3, trained on ImageNet and frozen"),
+        ({"image_encoder": "inception", "weights": "here.pt"}, "with the weights of here.pt"),
+    ],
+)
+def test_the_model_card_says_what_damsm_started_from(settings: dict[str, Any], words: str) -> None:
+    with torch.device("meta"):
+        (fact,) = small(damsm=DamsmSettings(**settings)).facts()
+    assert fact.startswith("DAMSM's image encoder: ") and words in fact

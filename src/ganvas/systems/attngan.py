@@ -246,6 +246,10 @@ class AttnGan(System):
         """For each attentional stage, at the size of the image before it."""
         return self.generator.attention(text, noise)
 
+    def facts(self) -> Sequence[str]:
+        """What DAMSM's image encoder started from."""
+        return self.damsm.facts()
+
     def phases(self) -> Sequence[Phase]:
         """DAMSM with the text encoder, then the GAN on both, frozen."""
         s = self.settings

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal, NamedTuple, cast
 
 import torch
@@ -197,6 +198,20 @@ class Damsm(nn.Module):
         if isinstance(encoder, PretrainedRegions) and encoder.is_fresh and weights != "random":
             encoder.load_pretrained(None if weights == "pretrained" else weights)
 
+    def facts(self) -> Sequence[str]:
+        """A line for a model card: what the image encoder started from."""
+        kind, weights = self.settings.image_encoder, self.settings.weights
+        if kind == "scratch":
+            return ["DAMSM's image encoder: a small network, trained from scratch"]
+        network = {"inception": "Inception-v3", "lite0": "EfficientNet-Lite0"}[kind]
+        start = {
+            "pretrained": "trained on ImageNet and frozen below its two heads",
+            "random": "with weights that were given to it",
+        }
+        return [
+            f"DAMSM's image encoder: {network}, {start.get(weights, f'frozen with the weights of {Path(weights).name}')}"
+        ]
+
     def draw(self, batch: Batch) -> Draw:
         """Both encoders on a batch of real pairs."""
         if isinstance(self.image_encoder, PretrainedRegions):
@@ -279,6 +294,10 @@ class DamsmEncoders(System):
     def caption_features(self, captions: Sequence[str]) -> Tensor:
         """Captions to unit vectors ``(B, D)`` of sentences."""
         return F.normalize(self.embed(captions).sentence.float(), dim=1)
+
+    def facts(self) -> Sequence[str]:
+        """What the image encoder started from."""
+        return self.damsm.facts()
 
     def phases(self) -> Sequence[Phase]:
         """One."""
