@@ -262,6 +262,20 @@ def test_damsm_generates_nothing() -> None:
 
 
 @pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        (SCRATCH, "a small network, trained from scratch"),
+        (DamsmSettings(), "Inception-v3, trained on ImageNet and frozen below its two heads"),
+        (DamsmSettings(weights="/somewhere/other.pth"), "Inception-v3, frozen with the weights of other.pth"),
+    ],
+)
+def test_the_model_card_is_told_what_the_image_encoder_started_from(
+    settings: DamsmSettings, said: str
+) -> None:
+    assert encoders(settings).facts() == [f"DAMSM's image encoder: {said}"]
+
+
+@pytest.mark.parametrize(
     "wrong",
     [
         {"side": 100},

@@ -14,6 +14,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from pathlib import Path
 from typing import Literal, NamedTuple, cast
 
 import torch
@@ -208,9 +209,8 @@ class Damsm(nn.Module):
             "pretrained": "trained on ImageNet and frozen below its two heads",
             "random": "with weights that were given to it",
         }
-        return [
-            f"DAMSM's image encoder: {network}, {start.get(weights, f'frozen with the weights of {Path(weights).name}')}"
-        ]
+        given = f"frozen with the weights of {Path(weights).name}"
+        return [f"DAMSM's image encoder: {network}, {start.get(weights, given)}"]
 
     def draw(self, batch: Batch) -> Draw:
         """Both encoders on a batch of real pairs."""
