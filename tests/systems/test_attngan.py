@@ -364,7 +364,7 @@ def test_a_batch_of_one_has_no_mismatched_pair() -> None:
     [
         ({"image_encoder": "scratch"}, "trained from scratch"),
         ({"image_encoder": "inception"}, "Inception-v3, trained on ImageNet and frozen"),
-        ({"image_encoder": "inception", "weights": "here.pt"}, "with the weights of here.pt"),
+        ({"image_encoder": "inception", "weights": "some/where/here.pt"}, "with the weights of here.pt"),
     ],
 )
 def test_the_model_card_says_what_damsm_started_from(settings: dict[str, Any], words: str) -> None:
