@@ -14,7 +14,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from pathlib import Path
 from typing import Literal, NamedTuple, cast
 
 import torch
