@@ -8,6 +8,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
+from ganvas.errors import GanvasError
 from ganvas.scores.pictures import Pictures, real
 from ganvas.scores.score import Score
 from ganvas.scores.scoring import Job, Maker, Missing
@@ -83,7 +84,31 @@ def _retrieval(job: Job) -> Sequence[Score]:
 
 
 def _damsm(job: Job) -> Sequence[Score]:
-    raise Missing("DAMSM encoders come with AttnGAN, which is not there yet")
+    from ganvas.scores.damsm_encoders import open_damsm
+    from ganvas.scores.retrieval import RetrievalProtocol, r_precision
+
+    folder = job.tools.get("damsm") or (job.target.path if job.target.model is not None else None)
+    if folder is None:
+        raise Missing(
+            "give the encoders with --use damsm=RUN (a run of 'damsm-...', or of a system with DAMSM)"
+        )
+    try:
+        encoders, called = open_damsm(Path(folder))
+    except GanvasError as reason:
+        if "damsm" in job.tools:
+            raise
+        raise Missing(str(reason)) from None
+    protocol = _settings(RetrievalProtocol, job, retriever=called)
+    return [r_precision(job.target.pictures, job.store, protocol, encoder=encoders, name="r-precision damsm")]
+
+
+def _damsm_retrieval(job: Job) -> Sequence[Score]:
+    from ganvas.scores.damsm_encoders import open_damsm
+    from ganvas.scores.damsm_retrieval import DamsmRetrievalProtocol, damsm_retrieval
+
+    encoders, _ = open_damsm(Path(_tool(job, "damsm", "the run of its encoders ('ganvas train damsm-...')")))
+    protocol = _settings(DamsmRetrievalProtocol, job, split=job.protocol.split)
+    return damsm_retrieval(encoders, job.store, protocol)
 
 
 def _attributes(job: Job) -> Sequence[Score]:
@@ -138,6 +163,7 @@ MAKERS: dict[str, Maker] = {
     "inception score": _inception,
     "r-precision": _retrieval,
     "r-precision damsm": _damsm,
+    "damsm retrieval": _damsm_retrieval,
     "emoji attributes": _attributes,
     "soa": _soa,
     "style": _style,

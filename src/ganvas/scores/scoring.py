@@ -21,7 +21,7 @@ from ganvas.scores.score import Score, compared, differences, read_scores
 from ganvas.sheets import write_whole
 
 FORMAT = 1
-TOOLS = ("features", "weights", "classifier", "retriever", "detector", "captions", "style")
+TOOLS = ("features", "weights", "classifier", "retriever", "damsm", "detector", "captions", "style")
 """What ``--use`` knows, see docs/scores.md."""
 
 
