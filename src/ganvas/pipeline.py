@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,7 +16,7 @@ import torch.nn.functional as F
 from PIL import Image
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
-from torch import Tensor
+from torch import Tensor, nn
 
 from ganvas import __version__
 from ganvas.errors import GanvasError, RunStopped
@@ -48,9 +49,30 @@ def build_system(
     Raises:
         GanvasError: no network can have such settings.
     """
-    try:
+    with _only_possible(recipe):
         encoder = NoText() if recipe.text is None else build(recipe.text, captions, files)
         return find(recipe.system).build(recipe.settings, encoder, recipe.data.image_size)
+
+
+def _without_weights(recipe: Recipe, files: Mapping[str, str]) -> System:
+    """A system that waits for its weights, without what only training needs: drawing fresh weights for a
+    discriminator may take longer than anything else.
+    """
+    with _only_possible(recipe):
+        encoder = NoText() if recipe.text is None else build(recipe.text, None, files)
+        with torch.device("meta"):
+            system = find(recipe.system).build(recipe.settings, encoder, recipe.data.image_size)
+    for name in system.training_only:
+        if isinstance(getattr(system, name, None), nn.Module):
+            setattr(system, name, None)
+    return system
+
+
+@contextmanager
+def _only_possible(recipe: Recipe) -> Iterator[None]:
+    """What building says of impossible settings, as one line."""
+    try:
+        yield
     except GanvasError:
         raise
     except (RuntimeError, ArithmeticError, ValueError, AssertionError, MemoryError) as error:
@@ -118,7 +140,7 @@ def load(path: str | os.PathLike[str], *, device: str = "auto") -> Model:
     folder = find_model(Path(path))
     config = _read_config(folder)
     recipe = resolve(config["recipe"])
-    system = build_system(recipe, files=read_files(folder))
+    system = _without_weights(recipe, read_files(folder))
     try:
         weights = load_file(folder / "model.safetensors")
     except (OSError, SafetensorError) as error:
@@ -411,11 +433,10 @@ def read_files(folder: Path) -> dict[str, str]:
 
 
 def _load_weights(system: System, weights: Mapping[str, Tensor], folder: Path) -> None:
-    """Put weights into a system; what only training needs may be missing."""
+    """Put weights into a system, all of them and no others."""
     wanted = system.state_dict()
-    needed = {k for k in wanted if k.split(".", 1)[0] not in system.training_only}
-    for name in sorted(needed ^ set(weights)):
-        what = "is missing" if name in needed else "is unknown"
+    for name in sorted(wanted.keys() ^ weights.keys()):
+        what = "is missing" if name in wanted else "is unknown"
         raise GanvasError(f"{folder / 'model.safetensors'}: the tensor '{name}' {what}")
     for name, value in weights.items():
         if value.shape != wanted[name].shape:
@@ -423,7 +444,8 @@ def _load_weights(system: System, weights: Mapping[str, Tensor], folder: Path) -
                 f"{folder / 'model.safetensors'}: the tensor '{name}' is {tuple(value.shape)}, but the config"
                 f" asks for {tuple(wanted[name].shape)}"
             )
-    system.load_state_dict(dict(weights), strict=False)
+    fitting = {name: value.to(wanted[name].dtype) for name, value in weights.items()}
+    system.load_state_dict(fitting, assign=True)
 
 
 def _model_card(

@@ -248,7 +248,7 @@ class AttnGan(System):
 
     def facts(self) -> Sequence[str]:
         """What DAMSM's image encoder started from."""
-        return self.damsm.facts()
+        return self.settings.damsm.facts()
 
     def phases(self) -> Sequence[Phase]:
         """DAMSM with the text encoder, then the GAN on both, frozen."""

@@ -102,6 +102,17 @@ class DamsmSettings:
             if getattr(self, name) <= 0:
                 raise GanvasError(f"{name}={getattr(self, name)} of DAMSM: should be greater than 0")
 
+    def facts(self) -> Sequence[str]:
+        """A line for a model card: what the image encoder started from."""
+        if self.image_encoder == "scratch":
+            return ["DAMSM's image encoder: a small network, trained from scratch"]
+        network = {"inception": "Inception-v3", "lite0": "EfficientNet-Lite0"}[self.image_encoder]
+        start = {
+            "pretrained": "trained on ImageNet and frozen below its two heads",
+            "random": "with weights that were given to it",
+        }.get(self.weights, f"frozen with the weights of {Path(self.weights).name}")
+        return [f"DAMSM's image encoder: {network}, {start}"]
+
 
 def _image_encoder(settings: DamsmSettings, text_encoder: TextEncoder, image_size: int) -> RegionEncoder:
     word_dim, sentence_dim = text_encoder.word_dim, text_encoder.sentence_dim
@@ -198,19 +209,6 @@ class Damsm(nn.Module):
         if isinstance(encoder, PretrainedRegions) and encoder.is_fresh and weights != "random":
             encoder.load_pretrained(None if weights == "pretrained" else weights)
 
-    def facts(self) -> Sequence[str]:
-        """A line for a model card: what the image encoder started from."""
-        kind, weights = self.settings.image_encoder, self.settings.weights
-        if kind == "scratch":
-            return ["DAMSM's image encoder: a small network, trained from scratch"]
-        network = {"inception": "Inception-v3", "lite0": "EfficientNet-Lite0"}[kind]
-        start = {
-            "pretrained": "trained on ImageNet and frozen below its two heads",
-            "random": "with weights that were given to it",
-        }
-        given = f"frozen with the weights of {Path(weights).name}"
-        return [f"DAMSM's image encoder: {network}, {start.get(weights, given)}"]
-
     def draw(self, batch: Batch) -> Draw:
         """Both encoders on a batch of real pairs."""
         if isinstance(self.image_encoder, PretrainedRegions):
@@ -296,7 +294,7 @@ class DamsmEncoders(System):
 
     def facts(self) -> Sequence[str]:
         """What the image encoder started from."""
-        return self.damsm.facts()
+        return self.settings.facts()
 
     def phases(self) -> Sequence[Phase]:
         """One."""
