@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from difflib import get_close_matches
 
+_MOST_NAMES = 24
+
 
 class GanvasError(ValueError):
     """A mistake in what the user gave. The command line prints one line and exits with status 2."""
@@ -22,7 +24,7 @@ class RunStopped(GanvasError):
 
 
 def did_you_mean(wrong: str, known: Iterable[str]) -> str:
-    """The tail of an error line for a misspelt name: the nearest known name, or all of them.
+    """The tail of an error line for a misspelt name: the nearest known name, or those that there are.
 
     Args:
         wrong: what the user wrote.
@@ -30,4 +32,5 @@ def did_you_mean(wrong: str, known: Iterable[str]) -> str:
     """
     names = sorted(known)
     near = get_close_matches(wrong, names, n=1, cutoff=0.5)
-    return f"did you mean '{near[0]}'?" if near else f"known: {', '.join(names)}"
+    more = f" and {len(names) - _MOST_NAMES} more" if len(names) > _MOST_NAMES else ""
+    return f"did you mean '{near[0]}'?" if near else f"known: {', '.join(names[:_MOST_NAMES])}{more}"
