@@ -261,12 +261,6 @@ def test_a_discriminator_without_a_place_for_the_sentence_is_refused() -> None:
 
 
 @pytest.fixture
-def quickly_made(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No orthogonal matrices: those of full-size discriminators, which a model goes without, take seconds."""
-    monkeypatch.setattr(torch.nn.init, "orthogonal_", lambda tensor: tensor)
-
-
-@pytest.fixture
 def files(tmp_path: Path) -> list[Path]:
     torch.manual_seed(0)
     torch.save({"netG": generator_state(stages=2)}, tmp_path / "bird_AttnGAN2.pth")
@@ -277,7 +271,6 @@ def files(tmp_path: Path) -> list[Path]:
     return sorted(tmp_path.iterdir())
 
 
-@pytest.mark.usefixtures("quickly_made")
 @torch.no_grad()
 def test_a_release_becomes_a_model_that_draws_its_images(files: list[Path], tmp_path: Path) -> None:
     converted = convert_files("attngan", files, tmp_path / "model")
@@ -295,7 +288,6 @@ def test_a_release_becomes_a_model_that_draws_its_images(files: list[Path], tmp_
     assert np.array_equal(np.asarray(first), np.asarray(second))
 
 
-@pytest.mark.usefixtures("quickly_made")
 def test_the_mask_of_its_training_is_a_choice() -> None:
     encoder = released_text_encoder(text_state(), {word: number for number, word in enumerate(WORDS)})
     system = attngan(generator_state(stages=2), encoder, "cub", mask_compat=True).system

@@ -15,7 +15,7 @@ from ganvas.layers.conditioning import kl_loss
 from ganvas.layers.stacked_discriminator import StackedDiscriminator
 from ganvas.losses.adversarial import real_loss
 from ganvas.pipeline import build_system
-from ganvas.recipe import load_recipe
+from ganvas.recipe import list_recipes, load_recipe
 from ganvas.systems.attngan import AttnGan, AttnGanSettings, Generator, stage_sizes
 from ganvas.systems.base import Batch, Losses
 from ganvas.systems.damsm import DamsmSettings
@@ -92,6 +92,22 @@ def test_the_recipes_have_discriminators_with_the_official_number_of_parameters(
         system = build_system(load_recipe(recipe, overrides), captions=CAPTIONS)
     assert isinstance(system, AttnGan)
     assert [count(d) for d in system.discriminators] == parameters
+
+
+RECIPES = [name for name in list_recipes() if name.startswith("attngan")]
+VARIANTS = [(name, variant) for name in RECIPES for variant in load_recipe(name).variants]
+
+
+@pytest.mark.parametrize(("name", "variant"), VARIANTS)
+def test_every_variant_of_a_recipe_builds_at_full_size_and_changes_something(name: str, variant: str) -> None:
+    plain = load_recipe(name)
+    recipe = load_recipe(name, plain.variants[variant])
+    with torch.device("meta"):
+        system = build_system(recipe, captions=CAPTIONS)
+    assert isinstance(system, AttnGan) and system.sizes[-1] == recipe.data.image_size
+    assert {phase.name for phase in system.phases()} == set(recipe.training.images)
+    same = (recipe.settings, recipe.data) == (plain.settings, plain.data)
+    assert not same
 
 
 @pytest.mark.parametrize(

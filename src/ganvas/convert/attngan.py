@@ -8,11 +8,12 @@ import re
 from collections.abc import Mapping
 from dataclasses import replace
 
+import torch
 from torch import Tensor
 
 from ganvas.convert.damsm_release import TEXT, data_set, released_text_encoder
 from ganvas.convert.official import Converted, Given, Part, Release
-from ganvas.convert.tables import Rule, Table, load, shape_of
+from ganvas.convert.tables import Rule, Table, convert, load, shape_of
 from ganvas.errors import GanvasError
 from ganvas.layers.stacked_discriminator import StackedDiscriminator
 from ganvas.recipe import DataSettings, Recipe, TrainingSettings
@@ -160,7 +161,7 @@ def attngan(
 ) -> Converted:
     """A released AttnGAN or AttnDCGAN as a system that generates, and its recipe.
 
-    Discriminators and DAMSM's image encoder have fresh weights.
+    What only training needs, discriminators and DAMSM's image encoder, is left out.
 
     Args:
         generator: the tensors of the release.
@@ -180,8 +181,12 @@ def attngan(
             f" {text_encoder.sentence_dim}; give the one that belongs to it"
         )
     settings = replace(settings, mask_compat=mask_compat, damsm=DamsmSettings(weights="random"))
-    system = AttnGan(settings, text_encoder, image_size)
-    load(GENERATOR, generator, system.generator)
+    with torch.device("meta"):
+        system = AttnGan(settings, text_encoder, image_size)
+    for name in system.training_only:
+        setattr(system, name, None)
+    tensors = convert(GENERATOR, generator, system.generator.state_dict())
+    system.generator.load_state_dict(tensors, assign=True)
     form = "AttnGAN" if settings.form == "attentional" else "AttnDCGAN"
     recipe = Recipe(
         name=f"{form.lower()}-{data_set}-official",
