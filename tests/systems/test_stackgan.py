@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -409,15 +410,16 @@ def tiny_stackgan(**images: int) -> Recipe:
 def test_a_model_draws_with_the_stages_that_are_trained_and_a_run_goes_on_from_one_to_two(
     store: Store, tmp_path: Path
 ) -> None:
-    part = train(tiny_stackgan(text=8, stage1=12), store, tmp_path / "parts")
-    model = load(part.folder, device="cpu")
-    assert model.generate(["a red ball"])[0].size == (8, 8)
-    train(tiny_stackgan(text=8, stage1=12, stage2=12), store, tmp_path / "parts")
-    assert load(part.folder, device="cpu").generate(["a red ball"])[0].size == (16, 16)
-    whole = train(tiny_stackgan(text=8, stage1=12, stage2=12), store, tmp_path / "whole")
-    assert outcome(whole.folder) == outcome(part.folder)
-    log = (whole.folder / "log.csv").read_text()
+    whole = train(tiny_stackgan(text=8, stage1=12, stage2=12), store, tmp_path / "whole").folder
+    log = (whole / "log.csv").read_text()
     assert "discriminator_real_8" in log and "generator_kl_16" in log
+    first = train(tiny_stackgan(text=8, stage1=12), store, tmp_path / "first").folder
+    assert load(first, device="cpu").generate(["a red ball"])[0].size == (8, 8)
+    for number, further in enumerate(({"text": 8, "stage1": 12, "stage2": 12}, {"stage2": 12})):
+        folder = shutil.copytree(first, tmp_path / str(number))
+        train(tiny_stackgan(**further), store, folder)
+        assert load(folder, device="cpu").generate(["a red ball"])[0].size == (16, 16)
+        assert outcome(folder) == outcome(whole)
 
 
 # --- the paper's ablation
