@@ -11,11 +11,13 @@ import torch.nn.functional as F
 import yaml
 from torch import Tensor
 
+from ganvas.convert.official import convert_files
 from ganvas.convert.stackgan_v2 import stackgan_v2, stackgan_v2_discriminator, stackgan_v2_generator
 from ganvas.errors import GanvasError
 from ganvas.pipeline import load, save_model
 from ganvas.recipe import resolve
 from ganvas.text.char_cnn_rnn import CharCnnRnn
+from ganvas.text.encoder import NoText
 from ganvas.text.settings import CharCnnRnnSettings
 
 State = dict[str, Tensor]
@@ -205,9 +207,29 @@ def test_a_release_becomes_a_model_folder_that_generates_the_same_images(
         assert torch.equal(value, judge.state_dict()[name]), name
 
 
+def test_the_file_of_an_unconditional_release_becomes_a_folder(tmp_path: Path) -> None:
+    state = generator(4, 2, captions=False)
+    torch.save(state, tmp_path / "netG_600000.pth")
+    converted = convert_files("stackgan-v2", [tmp_path / "netG_600000.pth"], tmp_path / "dogs")
+    model = load(tmp_path / "dogs", device="cpu")
+    z = torch.randn(2, Z)
+    with torch.no_grad():
+        image = model.system.generate(model.system.embed(["", ""]), z)[-1]
+    torch.testing.assert_close(image, plain_images(state, z, z)[-1], rtol=1e-4, atol=1e-5)
+    assert not converted.warning
+
+
+def test_the_file_of_a_conditional_release_asks_for_a_text_encoder(tmp_path: Path) -> None:
+    torch.save(generator(4, 1), tmp_path / "netG_210000.pth")
+    with pytest.raises(GanvasError, match="--text-from"):
+        convert_files("stackgan-v2", [tmp_path / "netG_210000.pth"], tmp_path / "birds")
+    assert not (tmp_path / "birds").exists()
+
+
 def test_discriminators_may_stay_away() -> None:
     system, recipe = stackgan_v2(generator(branches=1, captions=False))
-    assert len(system.discriminators) == 1 and recipe.settings.discriminator_width == 64
+    assert not len(system.discriminators) and system.joint_embedding is None
+    assert recipe.settings.discriminator_width == 64
 
 
 def spoilt(state: State, key: str, value: Tensor | None) -> State:
@@ -239,6 +261,7 @@ def test_what_does_not_belong_together_is_one_line() -> None:
     cases: list[tuple[str, Callable[[], object]]] = [
         ("its text encoder is not in this release", lambda: stackgan_v2(two)),
         ("the text encoder makes 17", lambda: stackgan_v2(two, (), other)),
+        ("of a char-CNN-RNN, not of NoText", lambda: stackgan_v2(two, (), NoText())),
         ("1 are given, but the generator has 2", lambda: stackgan_v2(two, swapped[:1], encoder())),
         ("number 0 does not judge the 64 px images", lambda: stackgan_v2(two, swapped, encoder())),
         ("leaves no room for a condition", lambda: stackgan_v2_discriminator(spoilt_judge)),

@@ -11,8 +11,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from ganvas.convert.official import Converted, Given, Part, Release
 from ganvas.convert.tables import Rule, Table, load, shape_of
 from ganvas.errors import GanvasError
 from ganvas.layers.stacked_discriminator import StackedDiscriminator
@@ -163,7 +164,7 @@ def stackgan_v2_discriminator(state: Mapping[str, Tensor]) -> StackedDiscriminat
 def stackgan_v2(
     generator: Mapping[str, Tensor],
     discriminators: Sequence[Mapping[str, Tensor]] = (),
-    text_encoder: CharCnnRnn | None = None,
+    text_encoder: TextEncoder | None = None,
     *,
     name: str = "stackgan-v2",
 ) -> tuple[StackGanV2, Recipe]:
@@ -171,7 +172,8 @@ def stackgan_v2(
 
     Args:
         generator: the tensors of ``netG_*.pth``.
-        discriminators: those of ``netD0.pth``, ``netD1.pth``...; without them discriminators are fresh.
+        discriminators: those of ``netD0.pth``, ``netD1.pth``...; without them the system can generate, and no
+            more.
         text_encoder: the char-CNN-RNN whose sentences a conditional release was trained on. It is not in its
             files; ``ganvas.convert.char_cnn_rnn`` makes one of Reed et al.'s. Unconditional releases have
             none.
@@ -200,18 +202,20 @@ def stackgan_v2(
             "training": {"images": {"gan": 0}},
         }
     )
-    system = StackGanV2(settings, encoder, image_size)
-    system.generator.load_state_dict(tree.state_dict())
+    with torch.device("meta"):  # fresh weights would be thrown away
+        system = StackGanV2(settings, encoder, image_size)
     if judges:
-        _load_judges(system, judges)
+        _check_judges(system, judges)
+    system.generator, system.joint_embedding = tree, None
+    system.discriminators = nn.ModuleList(judges)
     return system.eval(), recipe
 
 
-def _load_judges(system: StackGanV2, judges: Sequence[StackedDiscriminator]) -> None:
-    """Give a system its discriminators.
+def _check_judges(system: StackGanV2, judges: Sequence[StackedDiscriminator]) -> None:
+    """Whether discriminators are those of a system.
 
     Raises:
-        GanvasError: they are not those of its generator.
+        GanvasError: they are not.
     """
     if len(judges) != len(system.discriminators):
         raise GanvasError(
@@ -225,10 +229,9 @@ def _load_judges(system: StackGanV2, judges: Sequence[StackedDiscriminator]) -> 
                 f"{DISCRIMINATOR.name}: number {number} does not judge the {system.sizes[number]} px images"
                 " of this generator; give netD0 and the others of one release in their order"
             )
-        mine.load_state_dict(given)
 
 
-def _text_encoder(given: CharCnnRnn | None, sentence_dim: int) -> TextEncoder:
+def _text_encoder(given: TextEncoder | None, sentence_dim: int) -> TextEncoder:
     """The encoder of the system.
 
     Raises:
@@ -239,7 +242,12 @@ def _text_encoder(given: CharCnnRnn | None, sentence_dim: int) -> TextEncoder:
     if given is None:
         raise GanvasError(
             f"{GENERATOR.name}: reads sentences of width {sentence_dim}, and its text encoder is not in this"
-            " release; give the char-CNN-RNN that it was trained with (of reedscot/icml2016)"
+            " release; give a model with the char-CNN-RNN that it was trained with, by --text-from"
+        )
+    if not isinstance(given, CharCnnRnn):
+        raise GanvasError(
+            f"{GENERATOR.name}: reads sentences of a char-CNN-RNN, not of {type(given).__name__}; give a"
+            " model with the one that it was trained with"
         )
     if given.sentence_dim != sentence_dim:
         raise GanvasError(
@@ -259,3 +267,12 @@ def _has(state: Mapping[str, Tensor], pattern: str) -> bool:
 
 def _count(state: Mapping[str, Tensor], pattern: str) -> int:
     return sum(re.fullmatch(pattern, name) is not None for name in _names(state))
+
+
+def _convert(given: Given) -> Converted:
+    system, recipe = stackgan_v2(given.states["generator"], (), given.text_encoder)
+    warning = "images follow captions only as far as this text encoder is the one that it was trained with"
+    return Converted(system, recipe, warning if system.conditional else "")
+
+
+RELEASE = Release(name="StackGAN++", parts=(Part("generator", r"h_net1\..*"),), build=_convert)
