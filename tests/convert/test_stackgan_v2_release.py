@@ -221,7 +221,7 @@ def test_the_file_of_an_unconditional_release_becomes_a_folder(tmp_path: Path) -
 
 def test_the_file_of_a_conditional_release_asks_for_a_text_encoder(tmp_path: Path) -> None:
     torch.save(generator(4, 1), tmp_path / "netG_210000.pth")
-    with pytest.raises(GanvasError, match="--text-from"):
+    with pytest.raises(GanvasError, match="--text"):
         convert_files("stackgan-v2", [tmp_path / "netG_210000.pth"], tmp_path / "birds")
     assert not (tmp_path / "birds").exists()
 

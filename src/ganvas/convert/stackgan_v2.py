@@ -242,7 +242,7 @@ def _text_encoder(given: TextEncoder | None, sentence_dim: int) -> TextEncoder:
     if given is None:
         raise GanvasError(
             f"{GENERATOR.name}: reads sentences of width {sentence_dim}, and its text encoder is not in this"
-            " release; give a model with the char-CNN-RNN that it was trained with, by --text-from"
+            " release; give a model with the char-CNN-RNN that it was trained with, by --text"
         )
     if not isinstance(given, CharCnnRnn):
         raise GanvasError(
