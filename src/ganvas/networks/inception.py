@@ -16,6 +16,7 @@ from collections.abc import Callable
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 Pool = Callable[[Tensor], Tensor]
 
@@ -114,7 +115,15 @@ class Convolution(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """``(B, num_out, H', W')``, at least 0."""
-        return F.relu(self.bn(self.conv(x)), inplace=True)
+        if self.training or not isinstance(self.bn, nn.BatchNorm2d):
+            return F.relu(self.bn(self.conv(x)), inplace=True)
+        # With fixed statistics the normalisation is part of the convolution, and so costs nothing.
+        norm = self.bn
+        assert norm.running_mean is not None and norm.running_var is not None
+        weight, bias = fuse_conv_bn_weights(
+            self.conv.weight, None, norm.running_mean, norm.running_var, norm.eps, norm.weight, norm.bias
+        )
+        return F.relu(F.conv2d(x, weight, bias, self.conv.stride, self.conv.padding), inplace=True)
 
 
 class Fine(nn.Module):
