@@ -6,6 +6,8 @@ Convolutions have no bias; batch normalisation follows them. ``gated`` blocks us
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from itertools import accumulate
 from typing import Any, cast
 
 import torch
@@ -210,6 +212,27 @@ def narrowing_block(num_in: int, num_out: int, kernel: int = 3) -> nn.Sequential
         nn.BatchNorm2d(num_out),
         nn.LeakyReLU(0.2, inplace=True),
     )
+
+
+def together(block: nn.Sequential, batches: Sequence[Tensor]) -> list[Tensor]:
+    """A block that begins with a convolution, on several batches, each normalised by itself.
+
+    Where the kernel is larger than the maps, one convolution takes all batches: reading the kernel, and
+    writing its gradient, costs more there than the products.
+
+    Args:
+        block: convolution, normalisation, activation.
+        batches: ``(B_i, C, H, W)``.
+    """
+    convolution, *rest = block
+    if len(batches) > 1 and cast(nn.Conv2d, convolution).weight.numel() > batches[0].numel():
+        out, ends = convolution(torch.cat(list(batches))), list(accumulate(map(len, batches)))
+        found = [out[end - len(batch) : end] for batch, end in zip(batches, ends, strict=True)]
+    else:
+        found = [convolution(batch) for batch in batches]
+    for module in rest:
+        found = [module(batch) for batch in found]
+    return found
 
 
 def orthogonal(module: nn.Module) -> None:

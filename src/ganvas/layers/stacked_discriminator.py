@@ -5,13 +5,14 @@ Zhang et al., StackGAN++ (TPAMI 2018), section 3.3; AttnGAN has the same. All lo
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from math import log2
 from typing import cast
 
 import torch
 from torch import Tensor, nn
 
-from ganvas.layers.blocks import down_block, narrowing_block
+from ganvas.layers.blocks import down_block, narrowing_block, together
 
 
 class Trunk(nn.Module):
@@ -45,6 +46,12 @@ class Trunk(nn.Module):
         """Features."""
         return cast(Tensor, self.narrow(self.down(images)))
 
+    def together(self, batches: Sequence[Tensor]) -> list[Tensor]:
+        """The features of several batches, each normalised by itself, with the same result as one by one."""
+        for block in (*self.down, *self.narrow):
+            batches = together(cast(nn.Sequential, block), batches)
+        return list(batches)
+
 
 class ConditionalHead(nn.Module):
     """Features and a condition to one logit: the condition at each place beside the features.
@@ -63,9 +70,15 @@ class ConditionalHead(nn.Module):
 
     def forward(self, features: Tensor, condition: Tensor) -> Tensor:
         """``(B, C, 4, 4)`` and ``(B, N)`` to ``(B,)``."""
-        tiled = condition.to(features.dtype)[:, :, None, None].expand(-1, -1, *features.shape[2:])
-        joint = self.joint(torch.cat([features, tiled], dim=1))
-        return cast(Tensor, self.logit(joint)).flatten()
+        return self.together([(features, condition)])[0]
+
+    def together(self, pairs: Sequence[tuple[Tensor, Tensor]]) -> list[Tensor]:
+        """The logits of several batches of features and conditions, each normalised by itself."""
+        joined = []
+        for features, condition in pairs:
+            tiled = condition.to(features.dtype)[:, :, None, None].expand(-1, -1, *features.shape[2:])
+            joined.append(torch.cat([features, tiled], dim=1))
+        return [cast(Tensor, self.logit(joint)).flatten() for joint in together(self.joint, joined)]
 
 
 class StackedDiscriminator(nn.Module):
@@ -95,6 +108,16 @@ class StackedDiscriminator(nn.Module):
     def features(self, images: Tensor) -> Tensor:
         """``(B, 3, S, S)`` images to ``(B, C, 4, 4)``: the part that needs no condition."""
         return cast(Tensor, self.trunk(images))
+
+    def features_of(self, batches: Sequence[Tensor]) -> list[Tensor]:
+        """The features of several batches; faster than one by one, with the same result."""
+        return self.trunk.together(batches)
+
+    def judge_all(self, pairs: Mapping[str, tuple[Tensor, Tensor]]) -> dict[str, Tensor]:
+        """The logits ``(B,)`` of several batches of features, each with its condition, under their names."""
+        assert self.conditional is not None
+        judged = self.conditional.together(list(pairs.values()))
+        return dict(zip(pairs, judged, strict=True))
 
     def judge(self, features: Tensor, condition: Tensor) -> Tensor:
         """Logits ``(B,)`` of features with a condition ``(B, N)``."""

@@ -289,11 +289,13 @@ class AttnGan(System):
         total = sentence.new_zeros(())
         terms: dict[str, Tensor] = {}
         for size, d, real, fake in self._scales(batch, draw):
-            real_features, fake_features = d.features(real), d.features(fake.detach())
-            right = {f"real_{size}": real_loss(d.judge(real_features, sentence), s.real_label)}
-            wrong = {f"fake_{size}": fake_loss(d.judge(fake_features, sentence))}
+            real_features, fake_features = d.features_of([real, fake.detach()])
+            pairs = {"real": (real_features, sentence), "fake": (fake_features, sentence)}
             if mismatched is not None:
-                wrong[f"wrong_{size}"] = fake_loss(d.judge(real_features, mismatched))
+                pairs["wrong"] = (real_features, mismatched)
+            judged = d.judge_all(pairs)
+            right = {f"real_{size}": real_loss(judged.pop("real"), s.real_label)}
+            wrong = {f"{name}_{size}": fake_loss(logits) for name, logits in judged.items()}
             if d.unconditional is not None:
                 right[f"uncond_real_{size}"] = real_loss(d.judge_alone(real_features), s.real_label)
                 wrong[f"uncond_fake_{size}"] = fake_loss(d.judge_alone(fake_features))

@@ -279,30 +279,40 @@ class StackGanV2(System):
         total = torch.zeros_like(batch.images[0, 0, 0, 0], dtype=torch.float32)
         terms: dict[str, Tensor] = {}
         for i, (size, d) in enumerate(self._judges()):
-            features = d.features(real[i])
-            own = self._terms(d, features, d.features(draw.images[i].detach()), condition)
-            if wrong is not None:
-                own["wrong"] = fake_loss(d.judge(features, wrong))
-            elif condition is not None and self.settings.mismatch == "image":
-                features = d.features(cast(Tensor, wrong_real[i]))
-                own["wrong"] = fake_loss(d.judge(features, condition))
-                if self.alone and self.settings.wrong_is_real:
-                    own["uncond_wrong"] = real_loss(d.judge_alone(features))
+            batches = [real[i], draw.images[i].detach()]
+            if wrong is None and condition is not None and self.settings.mismatch == "image":
+                batches.append(cast(Tensor, wrong_real[i]))
+            own = self._terms(d, d.features_of(batches), condition, wrong)
             total = total + self._weighted(own)
             terms |= {f"{name}_{size}": value for name, value in own.items()}
         return Losses(total, terms)
 
     def _terms(
-        self, d: StackedDiscriminator, real: Tensor, fake: Tensor, condition: Tensor | None
+        self,
+        d: StackedDiscriminator,
+        features: Sequence[Tensor],
+        condition: Tensor | None,
+        wrong: Tensor | None,
     ) -> dict[str, Tensor]:
-        """What one discriminator makes of the features of real and generated images."""
+        """What one discriminator makes of the features of real and generated images, and of other real ones
+        where mismatched pairs are such.
+        """
+        real, fake, *others = features
         terms = {}
         if condition is not None:
-            terms["real"] = real_loss(d.judge(real, condition))
-            terms["fake"] = fake_loss(d.judge(fake, condition))
+            pairs = {"real": (real, condition), "fake": (fake, condition)}
+            if wrong is not None:
+                pairs["wrong"] = (real, wrong)
+            elif others:
+                pairs["wrong"] = (others[0], condition)
+            judged = d.judge_all(pairs)
+            terms["real"] = real_loss(judged.pop("real"))
+            terms |= {name: fake_loss(logits) for name, logits in judged.items()}
         if self.alone:
             terms["uncond_real"] = real_loss(d.judge_alone(real))
             terms["uncond_fake"] = fake_loss(d.judge_alone(fake))
+            if others and self.settings.wrong_is_real:
+                terms["uncond_wrong"] = real_loss(d.judge_alone(others[0]))
         return terms
 
     def _wrong_condition(self, batch: Batch) -> Tensor | None:
