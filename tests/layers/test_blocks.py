@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -9,6 +11,7 @@ from torch import nn
 
 from ganvas.layers.blocks import (
     GLU,
+    DeepConv,
     ResidualBlock,
     StartBlock,
     UpConv,
@@ -19,6 +22,7 @@ from ganvas.layers.blocks import (
     narrowing_block,
     orthogonal,
     spread_kernel,
+    together,
     up_block,
 )
 
@@ -87,8 +91,8 @@ def test_a_residual_block_whose_branch_is_silent_passes_its_input_on(gated: bool
 
 
 def test_only_the_first_block_of_a_discriminator_goes_without_normalisation() -> None:
-    assert [type(m).__name__ for m in down_block(3, 4, normalised=False)] == ["Conv2d", "LeakyReLU"]
-    assert [type(m).__name__ for m in down_block(3, 4)] == ["Conv2d", "BatchNorm2d", "LeakyReLU"]
+    assert [type(m).__name__ for m in down_block(3, 4, normalised=False)] == ["DeepConv", "LeakyReLU"]
+    assert [type(m).__name__ for m in down_block(3, 4)] == ["DeepConv", "BatchNorm2d", "LeakyReLU"]
 
 
 def test_one_vector_is_normalised_as_in_evaluation_and_leaves_the_statistics_alone() -> None:
@@ -121,3 +125,50 @@ def test_the_official_initialisation_is_orthogonal_with_gains_near_one() -> None
         assert isinstance(layer, nn.BatchNorm2d | nn.BatchNorm1d) and not layer.bias.any()
         assert layer.weight.mean().item() == pytest.approx(1, abs=0.01)
         assert layer.weight.std().item() == pytest.approx(0.02, rel=0.2)
+
+
+@pytest.mark.parametrize(("kernel", "stride", "padding"), [(4, 2, 1), (3, 1, 1), (1, 1, 0)])
+@pytest.mark.parametrize("side", [4, 6, 32])
+@pytest.mark.parametrize("layout", [torch.channels_last, torch.contiguous_format])
+def test_a_deep_convolution_is_a_convolution(
+    kernel: int, stride: int, padding: int, side: int, layout: torch.memory_format
+) -> None:
+    conv = DeepConv(24, 40, kernel, stride=stride, padding=padding, bias=False).double()
+    conv.to(memory_format=layout)
+    x = torch.randn(2, 24, side, side, dtype=torch.float64).contiguous(memory_format=layout).requires_grad_()
+    ours, theirs = conv(x), F.conv2d(x, conv.weight, stride=stride, padding=padding)
+    torch.testing.assert_close(ours, theirs)
+    gradient = torch.randn_like(ours)
+    for mine, its in zip(
+        torch.autograd.grad(ours, (x, conv.weight), gradient, retain_graph=True),
+        torch.autograd.grad(theirs, (x, conv.weight), gradient),
+        strict=True,
+    ):
+        torch.testing.assert_close(mine, its)
+
+
+def test_gated_units_have_the_right_gradient_in_the_layout_of_their_input() -> None:
+    glu = GLU()
+    x = torch.randn(2, 6, 3, 3, dtype=torch.float64, requires_grad=True)
+    torch.testing.assert_close(glu(x), F.glu(x, dim=1))
+    assert torch.autograd.gradcheck(glu, (x,))
+    image = torch.randn(2, 8, 5, 5).to(memory_format=torch.channels_last).requires_grad_()
+    glu(image).sum().backward()
+    assert image.grad is not None and image.grad.is_contiguous(memory_format=torch.channels_last)
+
+
+@pytest.mark.parametrize("side", [2, 64])
+def test_batches_together_are_what_they_are_one_by_one(side: int) -> None:
+    """Also in what they leave behind in running statistics."""
+    torch.manual_seed(0)
+    block = down_block(8, 16)
+    alone = copy.deepcopy(block)
+    batches = [torch.randn(3, 8, side, side), 2 * torch.randn(5, 8, side, side) + 1]
+    found = together(block, [batch.clone() for batch in batches])
+    for one, batch in zip(found, batches, strict=True):
+        torch.testing.assert_close(one, alone(batch))
+    for name, value in alone.state_dict().items():
+        torch.testing.assert_close(block.state_dict()[name], value)
+    (found[0].sum() + found[1].square().sum()).backward()
+    (alone(batches[0]).sum() + alone(batches[1]).square().sum()).backward()
+    torch.testing.assert_close(block[0].weight.grad, alone[0].weight.grad)

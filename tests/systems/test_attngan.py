@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -12,7 +13,7 @@ from torch import Tensor, nn
 
 from ganvas.errors import GanvasError
 from ganvas.layers.conditioning import kl_loss
-from ganvas.layers.stacked_discriminator import StackedDiscriminator
+from ganvas.layers.stacked_discriminator import ConditionalHead, StackedDiscriminator
 from ganvas.losses.adversarial import real_loss
 from ganvas.pipeline import build_system
 from ganvas.recipe import list_recipes, load_recipe
@@ -204,11 +205,11 @@ def judging(system: AttnGan, monkeypatch: pytest.MonkeyPatch, logit: float = 0.0
     """All discriminators answer ``logit``; the sentences that they were shown."""
     shown: list[Tensor] = []
 
-    def judge(self: StackedDiscriminator, features: Tensor, sentence: Tensor) -> Tensor:
-        shown.append(sentence)
-        return features.new_full((len(features),), logit)
+    def judge(self: ConditionalHead, pairs: Sequence[tuple[Tensor, Tensor]]) -> list[Tensor]:
+        shown.extend(sentence for _, sentence in pairs)
+        return [features.new_full((len(features),), logit) for features, _ in pairs]
 
-    monkeypatch.setattr(StackedDiscriminator, "judge", judge)
+    monkeypatch.setattr(ConditionalHead, "together", judge)
     monkeypatch.setattr(StackedDiscriminator, "judge_alone", lambda self, f: f.new_full((len(f),), logit))
     return shown
 
