@@ -25,7 +25,7 @@ from ganvas.recipe import Recipe, resolve
 from ganvas.systems import find
 from ganvas.systems.base import System
 from ganvas.text import build
-from ganvas.text.encoder import NoText, Text
+from ganvas.text.encoder import NoText, Text, TextEncoder
 from ganvas.text.tokenizer import FILE as VOCABULARY
 from ganvas.text.tokenizer import check_caption
 from ganvas.text.transformer import CONFIG_FILE as TRANSFORMER
@@ -54,18 +54,29 @@ def build_system(
         return find(recipe.system).build(recipe.settings, encoder, recipe.data.image_size)
 
 
-def _without_weights(recipe: Recipe, files: Mapping[str, str]) -> System:
-    """A system that waits for its weights, without what only training needs: drawing fresh weights for a
-    discriminator may take longer than anything else.
+def bare_system(recipe: Recipe, text_encoder: TextEncoder) -> System:
+    """A system that waits for its weights, on the meta device, and without what only training needs.
+
+    Drawing fresh weights for a discriminator may take longer than everything else.
+
+    Args:
+        recipe: which system and size.
+        text_encoder: with its weights, or to be given them too.
+
+    Raises:
+        GanvasError: no network can have such settings.
     """
-    with _only_possible(recipe):
-        encoder = NoText() if recipe.text is None else build(recipe.text, None, files)
-        with torch.device("meta"):
-            system = find(recipe.system).build(recipe.settings, encoder, recipe.data.image_size)
+    with _only_possible(recipe), torch.device("meta"):
+        system = find(recipe.system).build(recipe.settings, text_encoder, recipe.data.image_size)
     for name in system.training_only:
         if isinstance(getattr(system, name, None), nn.Module):
             setattr(system, name, None)
     return system
+
+
+def _text_encoder(recipe: Recipe, files: Mapping[str, str]) -> TextEncoder:
+    with _only_possible(recipe):
+        return NoText() if recipe.text is None else build(recipe.text, None, files)
 
 
 @contextmanager
@@ -140,7 +151,7 @@ def load(path: str | os.PathLike[str], *, device: str = "auto") -> Model:
     folder = find_model(Path(path))
     config = _read_config(folder)
     recipe = resolve(config["recipe"])
-    system = _without_weights(recipe, read_files(folder))
+    system = bare_system(recipe, _text_encoder(recipe, read_files(folder)))
     try:
         weights = load_file(folder / "model.safetensors")
     except (OSError, SafetensorError) as error:

@@ -8,7 +8,6 @@ import re
 from collections.abc import Mapping
 from dataclasses import replace
 
-import torch
 from torch import Tensor
 
 from ganvas.convert.damsm_release import TEXT, data_set, released_text_encoder
@@ -16,6 +15,7 @@ from ganvas.convert.official import Converted, Given, Part, Release
 from ganvas.convert.tables import Rule, Table, convert, load, shape_of
 from ganvas.errors import GanvasError
 from ganvas.layers.stacked_discriminator import StackedDiscriminator
+from ganvas.pipeline import bare_system
 from ganvas.recipe import DataSettings, Recipe, TrainingSettings
 from ganvas.systems.attngan import AttnGan, AttnGanSettings, Generator
 from ganvas.systems.damsm import DamsmSettings
@@ -181,12 +181,6 @@ def attngan(
             f" {text_encoder.sentence_dim}; give the one that belongs to it"
         )
     settings = replace(settings, mask_compat=mask_compat, damsm=DamsmSettings(weights="random"))
-    with torch.device("meta"):
-        system = AttnGan(settings, text_encoder, image_size)
-    for name in system.training_only:
-        setattr(system, name, None)
-    tensors = convert(GENERATOR, generator, system.generator.state_dict())
-    system.generator.load_state_dict(tensors, assign=True)
     form = "AttnGAN" if settings.form == "attentional" else "AttnDCGAN"
     recipe = Recipe(
         name=f"{form.lower()}-{data_set}-official",
@@ -196,6 +190,11 @@ def attngan(
         text=text_encoder.settings,
         settings=settings,
         training=TrainingSettings(images={"gan": 0}),
+    )
+    system = bare_system(recipe, text_encoder)
+    assert isinstance(system, AttnGan)
+    system.generator.load_state_dict(
+        convert(GENERATOR, generator, system.generator.state_dict()), assign=True
     )
     return Converted(system.eval(), recipe)
 

@@ -9,18 +9,18 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
-from typing import cast
 
 from torch import Tensor
 
+from ganvas.convert.char_cnn_rnn import GIVEN, UNTRAINED, sentence_encoder
+from ganvas.convert.official import Converted, Given, Part, Release
 from ganvas.convert.tables import Rule, Table, load, shape_of
 from ganvas.errors import GanvasError
-from ganvas.pipeline import build_system
+from ganvas.pipeline import bare_system
 from ganvas.recipe import Recipe, resolve
-from ganvas.systems.stackgan import StackGan
+from ganvas.systems.stackgan import StackGan, StagesTrained
 from ganvas.systems.stackgan_networks import Discriminator, StackGanSettings, Stage1, Stage2
-from ganvas.text.char_cnn_rnn import CharCnnRnn
-from ganvas.text.settings import CharCnnRnnSettings
+from ganvas.text.encoder import TextEncoder
 
 _NORM = r"(weight|bias|running_mean|running_var|num_batches_tracked)"
 _BELOW = "STAGE1_G."
@@ -69,14 +69,14 @@ def stackgan(
     generator: Mapping[str, Tensor],
     discriminators: Sequence[Mapping[str, Tensor]] = (),
     *,
-    text_encoder: CharCnnRnn | None = None,
+    text_encoder: TextEncoder | None = None,
     data_set: str = "coco",
 ) -> tuple[StackGan, Recipe]:
     """A released StackGAN as a system that generates, and its recipe; widths are read from the tensors.
 
     Args:
         generator: the tensors of a release, Stage-I or Stage-II.
-        discriminators: those of its discriminators, any of them; the others have fresh weights.
+        discriminators: those of its discriminators, any of them; the others are left out.
         text_encoder: what encoded its captions: the char-CNN-RNN of Reed et al. for the same data set, which
             ``ganvas.convert.char_cnn_rnn`` makes from that release's tensors. Without it the system has an
             untrained one, for which captions mean nothing: it then wants sentence vectors, such as the
@@ -87,29 +87,23 @@ def stackgan(
         GanvasError: a key is missing, unknown or of a wrong shape, or the parts do not belong together.
     """
     settings, sizes, sentence_dim = generator_settings(generator)
-    encoder = text_encoder or CharCnnRnn(CharCnnRnnSettings(embedding=sentence_dim))
-    if encoder.sentence_dim != sentence_dim:
-        raise GanvasError(
-            f"{STAGE1.name}: reads sentences of width {sentence_dim}, the text encoder gives"
-            f" {encoder.sentence_dim}; give the one that it was trained with"
-        )
+    encoder, _ = sentence_encoder(text_encoder, sentence_dim, STAGE1.name)
     widths = {discriminator_form(state)[0] for state in discriminators}
     if len(widths) > 1:
         raise GanvasError(f"{DISCRIMINATOR.name}: several widths, {sorted(widths)}; give those of one model")
     width = widths.pop() if widths else max(1, settings.generator_width // 2)
     recipe = _recipe(replace(settings, discriminator_width=width), sizes[-1], encoder, data_set)
-    system = cast(StackGan, build_system(recipe))
-    system.text_encoder.load_state_dict(encoder.state_dict())
-    load(STAGE1, _stage1_part(generator), system.stage1)
-    if system.stage2 is not None:
-        load(STAGE2, generator, system.stage2)
+    system = bare_system(recipe, encoder)
+    assert isinstance(system, StackGan)
+    system.stage1, system.stage2 = stackgan_generators(generator)
+    system.trained = StagesTrained(len(sizes))
     for state in discriminators:
         side = discriminator_form(state)[2]
         if side not in sizes:
             raise GanvasError(
                 f"{DISCRIMINATOR.name}: judges images of {side} px; the generators draw {sizes}"
             )
-        load(DISCRIMINATOR, state, system.discriminator(sizes.index(side) + 1))
+        setattr(system, f"discriminator{sizes.index(side) + 1}", stackgan_discriminator(state))
     return system.eval(), recipe
 
 
@@ -202,14 +196,14 @@ def discriminator_form(state: Mapping[str, Tensor]) -> tuple[int, int, int]:
     return width, joint - channels, 4 << halvings
 
 
-def _recipe(settings: StackGanSettings, image_size: int, encoder: CharCnnRnn, data_set: str) -> Recipe:
+def _recipe(settings: StackGanSettings, image_size: int, encoder: TextEncoder, data_set: str) -> Recipe:
     return resolve(
         {
             "name": f"stackgan-{data_set}-released",
             "about": f"A released StackGAN, converted; trained on {data_set}.",
             "system": "stackgan",
             "data": {"set": data_set, "image_size": image_size, "like": "stackgan"},
-            "text": asdict(encoder.settings),
+            "text": asdict(encoder.settings),  # type: ignore[call-overload]
             "settings": asdict(settings),
             "training": {"images": {"stage1": 0}},
         }
@@ -232,3 +226,13 @@ def _count(state: Mapping[str, Tensor], pattern: str) -> int:
     """How many different groups ``pattern`` finds in whole keys."""
     keys = (key.removeprefix(STAGE1.prefix) for key in state)
     return len({found[1] for key in keys if (found := re.fullmatch(pattern, key))})
+
+
+def _convert(given: Given) -> Converted:
+    system, recipe = stackgan(given.states["generator"], text_encoder=given.text_encoder)
+    return Converted(system, recipe, GIVEN if given.text_encoder else UNTRAINED)
+
+
+RELEASE = Release(
+    name="StackGAN", parts=(Part("generator", r"(STAGE1_G\.)?upsample1\.1\.weight"),), build=_convert
+)

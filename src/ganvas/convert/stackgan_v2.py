@@ -13,13 +13,13 @@ from dataclasses import asdict, replace
 import torch
 from torch import Tensor, nn
 
+from ganvas.convert.char_cnn_rnn import GIVEN, UNTRAINED, sentence_encoder
 from ganvas.convert.official import Converted, Given, Part, Release
 from ganvas.convert.tables import Rule, Table, load, shape_of
 from ganvas.errors import GanvasError
 from ganvas.layers.stacked_discriminator import StackedDiscriminator
 from ganvas.recipe import Recipe, resolve
 from ganvas.systems.stackgan_v2 import FIRST_SIZE, Generator, StackGanV2, StackGanV2Settings, stage_sizes
-from ganvas.text.char_cnn_rnn import CharCnnRnn
 from ganvas.text.encoder import NoText, TextEncoder
 
 
@@ -175,15 +175,17 @@ def stackgan_v2(
         discriminators: those of ``netD0.pth``, ``netD1.pth``...; without them the system can generate, and no
             more.
         text_encoder: the char-CNN-RNN whose sentences a conditional release was trained on. It is not in its
-            files; ``ganvas.convert.char_cnn_rnn`` makes one of Reed et al.'s. Unconditional releases have
-            none.
+            files; ``ganvas.convert.char_cnn_rnn`` makes one of Reed et al.'s. Without it captions are read by
+            an untrained one. Unconditional releases have none.
         name: of the recipe.
 
     Raises:
-        GanvasError: tensors are missing or do not fit each other, or a text encoder is missing.
+        GanvasError: tensors are missing or do not fit each other.
     """
     tree, settings, sentence_dim = stackgan_v2_generator(generator)
-    encoder = _text_encoder(text_encoder, sentence_dim)
+    encoder: TextEncoder = NoText()
+    if sentence_dim:
+        encoder, _ = sentence_encoder(text_encoder, sentence_dim, GENERATOR.name)
     judges = [stackgan_v2_discriminator(state) for state in discriminators]
     if judges:
         ndf = shape_of(DISCRIMINATOR, discriminators[0], "img_code_s16.0.weight", 4)[0]
@@ -197,7 +199,7 @@ def stackgan_v2(
             "about": "An official StackGAN++ release, converted.",
             "system": "stackgan++",
             "data": {"set": "folder", "image_size": image_size},
-            "text": asdict(encoder.settings) if isinstance(encoder, CharCnnRnn) else None,
+            "text": asdict(encoder.settings) if sentence_dim else None,  # type: ignore[call-overload]
             "settings": asdict(settings),
             "training": {"images": {"gan": 0}},
         }
@@ -231,32 +233,6 @@ def _check_judges(system: StackGanV2, judges: Sequence[StackedDiscriminator]) ->
             )
 
 
-def _text_encoder(given: TextEncoder | None, sentence_dim: int) -> TextEncoder:
-    """The encoder of the system.
-
-    Raises:
-        GanvasError: it is missing, or makes other sentences than the generator reads.
-    """
-    if not sentence_dim:
-        return NoText()
-    if given is None:
-        raise GanvasError(
-            f"{GENERATOR.name}: reads sentences of width {sentence_dim}, and its text encoder is not in this"
-            " release; give a model with the char-CNN-RNN that it was trained with, by --text"
-        )
-    if not isinstance(given, CharCnnRnn):
-        raise GanvasError(
-            f"{GENERATOR.name}: reads sentences of a char-CNN-RNN, not of {type(given).__name__}; give a"
-            " model with the one that it was trained with"
-        )
-    if given.sentence_dim != sentence_dim:
-        raise GanvasError(
-            f"{GENERATOR.name}: reads sentences of width {sentence_dim}, but the text encoder makes"
-            f" {given.sentence_dim}; give the one that it was trained with"
-        )
-    return given
-
-
 def _names(state: Mapping[str, Tensor]) -> list[str]:
     return [key.removeprefix(GENERATOR.prefix) for key in state]
 
@@ -271,7 +247,7 @@ def _count(state: Mapping[str, Tensor], pattern: str) -> int:
 
 def _convert(given: Given) -> Converted:
     system, recipe = stackgan_v2(given.states["generator"], (), given.text_encoder)
-    warning = "images follow captions only as far as this text encoder is the one that it was trained with"
+    warning = GIVEN if given.text_encoder else UNTRAINED
     return Converted(system, recipe, warning if system.conditional else "")
 
 

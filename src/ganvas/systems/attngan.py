@@ -75,6 +75,10 @@ class AttnGanSettings:
     [code]; 0 leaves it out."""
     kl_weight: float = 1.0
     """Weight of conditioning augmentation's divergence, a mean over dimensions [code]."""
+    unit_text: bool = False
+    """Generator and discriminators read sentences and words scaled to a root mean square of 1 (ours). A young
+    DAMSM gives vectors a tenth of that, beside which the noise of the condition drowns the caption. DAMSM
+    itself always reads them as they are."""
     real_label: float = 1.0
     """Target of real pairs for the discriminators; below 1 is one-sided label smoothing (ours)."""
     learning_rate: float = 2e-4
@@ -240,11 +244,11 @@ class AttnGan(System):
 
     def generate(self, text: Text, noise: Tensor) -> list[Tensor]:
         """An image of each size for every caption; in the DCGAN form one."""
-        return cast(Generated, self.generator(text, noise)).images
+        return cast(Generated, self.generator(self._scaled(text), noise)).images
 
     def attention(self, text: Text, noise: Tensor) -> list[Tensor]:
         """For each attentional stage, at the size of the image before it."""
-        return self.generator.attention(text, noise)
+        return self.generator.attention(self._scaled(text), noise)
 
     def facts(self) -> Sequence[str]:
         """What DAMSM's image encoder started from."""
@@ -278,14 +282,15 @@ class AttnGan(System):
     def draw(self, batch: Batch) -> Generated:
         """One pass of the generator, for both networks."""
         assert batch.text is not None
-        return cast(Generated, self.generator(batch.text, self.draw_noise(batch.text.sentence)))
+        text = self._scaled(batch.text)
+        return cast(Generated, self.generator(text, self.draw_noise(text.sentence)))
 
     def discriminator_loss(self, batch: Batch, draw: Generated) -> Losses:
         """Equations 4 and 5 with the mismatched pair; real and wrong terms are each averaged, as in the
         code.
         """
         assert batch.text is not None
-        s, sentence, mismatched = self.settings, batch.text.sentence, self._mismatched(batch)
+        s, sentence, mismatched = self.settings, self._sentence(batch.text), self._mismatched(batch)
         total = sentence.new_zeros(())
         terms: dict[str, Tensor] = {}
         for size, d, real, fake in self._scales(batch, draw):
@@ -306,7 +311,7 @@ class AttnGan(System):
     def generator_loss(self, batch: Batch, draw: Generated) -> Losses:
         """Equation 3: every discriminator's word, DAMSM on the largest image, and the divergence."""
         assert batch.text is not None
-        s, sentence = self.settings, batch.text.sentence
+        s, sentence = self.settings, self._sentence(batch.text)
         terms: dict[str, Tensor] = {}
         for size, d, _, fake in self._scales(batch, draw):
             features = d.features(fake)
@@ -333,10 +338,26 @@ class AttnGan(System):
         assert batch.text is not None
         if self.settings.mismatched == "drawn":
             assert batch.wrong_text is not None
-            return batch.wrong_text.sentence
+            return self._sentence(batch.wrong_text)
         if self.settings.mismatched == "none" or len(batch.images) == 1:
             return None
-        return batch.text.sentence.roll(-1, dims=0)
+        return self._sentence(batch.text).roll(-1, dims=0)
+
+    def _sentence(self, text: Text) -> Tensor:
+        """``(B, D)``, as generator and discriminators read them."""
+        return _unit(text.sentence) if self.settings.unit_text else text.sentence
+
+    def _scaled(self, text: Text) -> Text:
+        """Captions as the generator reads them."""
+        if not self.settings.unit_text:
+            return text
+        return Text(_unit(text.sentence), _unit(text.words), text.mask)
+
+
+def _unit(vectors: Tensor) -> Tensor:
+    """``(..., D)``, scaled to a root mean square of 1; zero stays zero."""
+    scale = vectors.square().mean(dim=-1, keepdim=True).clamp(min=1e-12).rsqrt()
+    return vectors * scale
 
 
 def _mean(terms: dict[str, Tensor]) -> Tensor:
