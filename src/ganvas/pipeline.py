@@ -101,6 +101,7 @@ def save_model(
     trained: Mapping[str, int],
     *,
     converted_from: Mapping[str, str] | None = None,
+    note: str = "",
 ) -> None:
     """Write what generating needs: weights, config, tokenizer, model card. Each file is replaced at once.
 
@@ -110,6 +111,7 @@ def save_model(
         folder: made if it does not exist.
         trained: images seen in each phase.
         converted_from: files of a release with their SHA-256, where the weights are such.
+        note: a further line for the card.
 
     Raises:
         RunStopped: the disk is full, or not writable.
@@ -130,7 +132,7 @@ def save_model(
     }
     for name, text in system.text_encoder.files().items():
         write_atomically(folder / name, text)
-    write_atomically(folder / "README.md", _model_card(system, recipe, trained, converted_from or {}))
+    write_atomically(folder / "README.md", _model_card(system, recipe, trained, converted_from or {}, note))
     write_atomically(folder / "config.json", json.dumps(config, indent=2, ensure_ascii=False) + "\n")
     write_atomically(folder / "model.safetensors", save(weights))
 
@@ -460,7 +462,7 @@ def _load_weights(system: System, weights: Mapping[str, Tensor], folder: Path) -
 
 
 def _model_card(
-    system: System, recipe: Recipe, trained: Mapping[str, int], converted_from: Mapping[str, str]
+    system: System, recipe: Recipe, trained: Mapping[str, int], converted_from: Mapping[str, str], note: str
 ) -> str:
     seen = ", ".join(f"{images:,} in phase {phase}" for phase, images in trained.items())
     size = recipe.data.image_size
@@ -474,6 +476,7 @@ def _model_card(
     if recipe.training.encoders:
         facts.append(f"Encoders: taken over from the model `{Path(recipe.training.encoders).name}`")
     facts += [f"Converted from `{name}`, SHA-256 {digest}" for name, digest in converted_from.items()]
+    facts += [note[0].upper() + note[1:]] if note else []
     facts.append(f"Made by Ganvas {__version__}")
     lines = "\n".join(f"- {fact}" for fact in facts)
     return f"""---

@@ -135,10 +135,10 @@ def read_state(path: Path) -> dict[str, Tensor]:
     except FileNotFoundError:
         raise GanvasError(f"{path}: no such file; give the path of a checkpoint") from None
     except Exception as error:  # a damaged file makes the reader trip over anything
-        reason = " ".join(str(error).split())[:120]
-        raise GanvasError(
-            f"{path}: cannot be read as weights ({type(error).__name__}: {reason}); download it again"
-        ) from None
+        reason = f"{type(error).__name__}: {' '.join(str(error).split())[:120]}"
+        if "Unpickling" in reason:
+            reason = "it is no PyTorch file, or wants more than tensors to be made"
+        raise GanvasError(f"{path}: cannot be read as weights ({reason}); download it again") from None
     return _tensors(content, path)
 
 
@@ -204,7 +204,7 @@ def _write(converted: Converted, out: Path, files: Mapping[str, str]) -> None:
         raise GanvasError(f"{out}: there is no folder {out.absolute().parent}; make it first")
     try:
         shutil.rmtree(part, ignore_errors=True)
-        save_model(converted.system, converted.recipe, part, {}, converted_from=files)
+        save_model(converted.system, converted.recipe, part, {}, converted_from=files, note=converted.warning)
         load(part, device="cpu")
         part.rename(out)
     except OSError as error:

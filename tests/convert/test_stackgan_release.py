@@ -269,5 +269,5 @@ def test_discriminators_of_another_model_are_one_line(halvings: list[int], words
 
 def test_an_encoder_of_another_width_is_one_line() -> None:
     encoder = CharCnnRnn(CharCnnRnnSettings(channels=8, embedding=TEXT + 1))
-    with pytest.raises(GanvasError, match=r"sentences of width 20, the text encoder gives 21"):
+    with pytest.raises(GanvasError, match=r"sentences of width 20, but the text encoder gives 21"):
         stackgan(stage1_state(4), text_encoder=encoder)
