@@ -300,7 +300,7 @@ def test_an_edited_vocabulary_is_one_line(tmp_path: Path, content: bytes) -> Non
 
 def test_the_model_card_shows_how_to_use_it(undisturbed: Path) -> None:
     card = (undisturbed / "model" / "README.md").read_text()
-    assert "24 in phase gan" in card and "ganvas.load(" in card
+    assert "24 in phase gan" in card and "load(" in card
 
 
 def test_what_is_trained_to_score_generates_nothing() -> None:
@@ -311,3 +311,13 @@ def test_what_is_trained_to_score_generates_nothing() -> None:
         pytest.raises(GanvasError, match="generates nothing"),
     ):
         load(folder, device="cpu").generate(["a red apple"])
+
+
+def test_bfloat16_draws_nearly_the_same(undisturbed: Path) -> None:
+    exact, fast = (
+        np.asarray(load(undisturbed, device="cpu", precision=precision).generate(["a red ball"])[0], float)
+        for precision in ("float32", "bfloat16")
+    )
+    assert 0 < np.abs(exact - fast).mean() < 3
+    with pytest.raises(GanvasError, match="precision 'int8': should be one of float32, bfloat16, auto"):
+        load(undisturbed, precision="int8")

@@ -158,6 +158,9 @@ def generate(
         bool, typer.Option("--show-attention", help="Show which word drew which region, on one sheet.")
     ] = False,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "auto",
+    precision: Annotated[
+        str, typer.Option(help="float32, bfloat16 (faster, a little different), or auto.")
+    ] = "float32",
 ) -> None:
     """Generate images for captions."""
     texts = [*(captions or []), *(_read_captions(captions_from) if captions_from else [])]
@@ -170,7 +173,9 @@ def generate(
             raise GanvasError("--show-attention: shows images by their noise; leave --style-from out")
         print(attention_file(model, texts, out, n=n, seed=seed, device=device))
         return
-    for path in generate_files(model, texts, out, n=n, seed=seed, style_from=style_from, device=device):
+    for path in generate_files(
+        model, texts, out, n=n, seed=seed, style_from=style_from, device=device, precision=precision
+    ):
         print(path)
 
 

@@ -32,6 +32,7 @@ def generate_files(
     seed: int = 0,
     style_from: Path | None = None,
     device: str = "auto",
+    precision: str = "float32",
 ) -> list[Path]:
     """Generate ``n`` images a caption and write them.
 
@@ -44,6 +45,7 @@ def generate_files(
         seed: of the noise.
         style_from: an image whose style is taken over.
         device: ``auto``, ``cpu``, ``cuda`` or ``mps``.
+        precision: ``float32``, ``bfloat16`` or ``auto``, as for ``ganvas.load``.
 
     Returns:
         The files written.
@@ -63,7 +65,7 @@ def generate_files(
             " give a folder with --out"
         )
     style = open_image(style_from) if style_from else None
-    model = load(path, device=device)
+    model = load(path, device=device, precision=precision)
     if model.system.generates and model.recipe.text is None:
         if captions:
             print(

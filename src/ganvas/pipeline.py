@@ -33,6 +33,7 @@ from ganvas.text.transformer import CONFIG_FILE as TRANSFORMER
 FORMAT = 1
 MAX_IMAGES = 100_000
 _MAX_FILE_BYTES = 200_000_000
+PRECISIONS = ("float32", "bfloat16", "auto")
 _WORDS = 32
 
 
@@ -137,19 +138,23 @@ def save_model(
     write_atomically(folder / "model.safetensors", save(weights))
 
 
-def load(path: str | os.PathLike[str], *, device: str = "auto") -> Model:
+def load(path: str | os.PathLike[str], *, device: str = "auto", precision: str = "float32") -> Model:
     """Open a trained model.
 
     Args:
         path: a run folder, or the ``model`` folder of one, from anywhere.
         device: ``auto``, ``cpu``, ``cuda`` or ``mps``.
+        precision: of generating: ``float32``, ``bfloat16``, or ``auto`` for what the device is faster at.
+            Images in bfloat16 differ a little, and on most devices come two to three times as fast.
 
     Raises:
         GanvasError: there is no model, or its files are damaged; one line.
     """
-    from ganvas.training.device import choose_device
+    from ganvas.training.device import choose_device, choose_precision
 
     place = choose_device(device)
+    if precision not in PRECISIONS:
+        raise GanvasError(f"precision '{precision}': should be one of {', '.join(PRECISIONS)}")
     folder = find_model(Path(path))
     config = _read_config(folder)
     recipe = resolve(config["recipe"])
@@ -162,7 +167,7 @@ def load(path: str | os.PathLike[str], *, device: str = "auto") -> Model:
         ) from None
     _load_weights(system, weights, folder)
     system.to(place).to(memory_format=torch.channels_last).eval().requires_grad_(False)
-    return Model(system, recipe, config["trained"], place)
+    return Model(system, recipe, config["trained"], place, choose_precision(precision, place))
 
 
 class Attention(NamedTuple):
@@ -183,13 +188,19 @@ class Model:
         trained: images seen in each phase of training.
         system: the networks, in evaluation mode.
         device: where they are.
+        precision: ``float32`` or ``bfloat16``, of generating.
     """
 
     def __init__(
-        self, system: System, recipe: Recipe, trained: Mapping[str, int], device: torch.device
+        self,
+        system: System,
+        recipe: Recipe,
+        trained: Mapping[str, int],
+        device: torch.device,
+        precision: str = "float32",
     ) -> None:
         self.recipe, self.trained, self.system = recipe, dict(trained), system
-        self.device = device
+        self.device, self.precision = device, precision
 
     @property
     def image_size(self) -> int:
@@ -360,7 +371,9 @@ class Model:
         images = []
         for start in range(0, len(noise), self._chunk):
             rows = torch.arange(start, start + self._chunk).clamp(max=len(noise) - 1)
-            chunk = self.system.generate(text.rows(rows.to(self.device)), noise[rows].to(self.device))[-1]
+            with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bfloat16"):
+                drawn = self.system.generate(text.rows(rows.to(self.device)), noise[rows].to(self.device))
+            chunk = drawn[-1]
             images.append(to_uint8(chunk[: len(noise) - start]))
         return np.concatenate(images)
 
