@@ -16,7 +16,8 @@ from ganvas.errors import GanvasError
 from ganvas.layers.region_encoder import Regions
 from ganvas.pipeline import build_system, save_model
 from ganvas.recipe import load_recipe
-from ganvas.scores.damsm_retrieval import DamsmRetrievalProtocol, damsm_retrieval, load_damsm
+from ganvas.scores.damsm_encoders import open_damsm
+from ganvas.scores.damsm_retrieval import DamsmRetrievalProtocol, damsm_retrieval
 from ganvas.scores.pictures import real
 from ganvas.scores.retrieval import RetrievalProtocol, r_precision
 from ganvas.systems.damsm import DamsmEncoders
@@ -122,10 +123,10 @@ def test_encoders_are_opened_from_a_model_folder_and_others_refused(
     encoders: DamsmEncoders, store: Store, tmp_path: Path
 ) -> None:
     save_model(encoders, load_recipe("damsm-emoji", OVERRIDES), tmp_path / "model", {"damsm": 48})
-    opened = load_damsm(tmp_path / "model")
+    opened, _ = open_damsm(tmp_path / "model")
     protocol = DamsmRetrievalProtocol(candidates=5)
     assert damsm_retrieval(opened, store, protocol) == damsm_retrieval(encoders, store, protocol)
     recipe = load_recipe("retriever-emoji", ["text.features=8", "settings.joint_embedding.image_width=4"])
     save_model(build_system(recipe, captions=["a"]), recipe, tmp_path / "other", {})
-    with pytest.raises(GanvasError, match="holds no DAMSM"):
-        load_damsm(tmp_path / "other")
+    with pytest.raises(GanvasError, match="was trained without DAMSM"):
+        open_damsm(tmp_path / "other")

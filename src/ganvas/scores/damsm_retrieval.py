@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Literal, TypeAlias
 
 import numpy as np
@@ -21,7 +20,6 @@ from ganvas.data.store import Store
 from ganvas.errors import GanvasError
 from ganvas.layers.region_encoder import Regions
 from ganvas.losses.damsm import sentence_scores, word_scores
-from ganvas.pipeline import load
 from ganvas.progress import progress
 from ganvas.scores.dual_encoders import digest
 from ganvas.scores.pictures import Pictures, real
@@ -50,20 +48,6 @@ class DamsmRetrievalProtocol:
     """Of the choice of images, of the others and of ties."""
     by: tuple[By, ...] = ("sentence", "words")
     """What is compared: the whole image with the sentence, or regions with words."""
-
-
-def load_damsm(folder: Path, *, device: str = "cpu") -> DamsmEncoders:
-    """The encoders of a run or model folder of system "damsm".
-
-    Raises:
-        GanvasError: there are none.
-    """
-    system = load(folder, device=device).system
-    if not isinstance(system, DamsmEncoders):
-        raise GanvasError(
-            f"{folder}: holds no DAMSM (system 'damsm'); train one with 'ganvas train damsm-emoji'"
-        )
-    return system
 
 
 @torch.inference_mode()
