@@ -30,7 +30,7 @@ from ganvas.systems.base import System
 from ganvas.training.loop import train
 from ganvas.training.run import text_material
 
-SCORES = ("r-precision", "distances", "attributes")
+SCORES = ("r-precision", "distances", "emoji attributes")
 
 
 def open_recipe(name: str, overrides: Sequence[str], encoders: Sequence[Path]) -> Recipe:

@@ -27,6 +27,8 @@ class Batch:
     unless the phase asks for words."""
     wrong_text: Text | None = None
     """Captions of another image each, the mismatched pair; sentences alone."""
+    further_texts: Sequence[Text] = ()
+    """Further captions of the same images, encoded with their words, where a phase asks for several."""
     wrong_images: Tensor | None = None
     """``(B, 3, S, S)``: the other images themselves, where a system asks for them."""
     wrong_smaller: Sequence[Tensor] = ()
@@ -75,6 +77,9 @@ class Turn:
     loss: Callable[[Batch, Any], Losses]
     """Called with the batch and what the phase's ``draw`` made of it."""
     adam: Adam
+    every: int = 1
+    """The turn is taken in every n-th step only: 2 for a generator whose discriminator learns twice as often.
+    Each step has a batch of its own."""
     clipped: Sequence[nn.Module] = ()
     """The gradients of these of its modules, taken together, are scaled down to a norm of"""
     clip_norm: float = 0.0
@@ -92,7 +97,9 @@ class Phase:
     trains_text: bool = False
     """The batch carries tokens instead of encoded text."""
     words: bool = False
-    """The encoded text has words, not only sentences; then one caption of an image is drawn."""
+    """The encoded text has words, not only sentences; then one caption of an image is drawn, or"""
+    captions: int = 1
+    """so many, the others as ``further_texts``."""
     image_size: int | None = None
     """Side of the batch's images, pixels; by default the recipe's."""
     smaller: Sequence[int] = ()

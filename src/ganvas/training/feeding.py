@@ -64,7 +64,7 @@ def make_feed(
             image_size=image_size,
             crop=crop,
             flip=settings.flip,
-            captions=1 if phase.trains_text or phase.words else settings.captions,
+            captions=_captions(phase, settings),
             replacement=settings.replacement,
             balanced=settings.balanced,
             mismatch=settings.mismatch,
@@ -75,6 +75,13 @@ def make_feed(
             num_ranks=ranks,
         ),
     )
+
+
+def _captions(phase: Phase, settings: DataSettings) -> int:
+    """Captions drawn for each image: a mean of words is none, so those are never averaged."""
+    if phase.trains_text:
+        return 1
+    return phase.captions if phase.words else settings.captions
 
 
 def open_stream(settings: DataSettings, folder: Path | None) -> ShardStream | None:

@@ -58,9 +58,11 @@ class Inputs:
         if self._phase.trains_text:
             assert self._tokens is not None
             return Batch(**images, tokens=self._tokens[batch.captions[:, 0]])
-        words = self._tokens is not None
-        text = self._words(batch.captions[:, 0]) if words else self._text(batch.captions)
-        return Batch(**images, text=text, wrong_text=self._text(batch.wrong_captions))
+        wrong = self._text(batch.wrong_captions)
+        if self._tokens is None:
+            return Batch(**images, text=self._text(batch.captions), wrong_text=wrong)
+        text, *further = (self._words(captions) for captions in batch.captions.unbind(dim=1))
+        return Batch(**images, text=text, wrong_text=wrong, further_texts=further)
 
     def _words(self, captions: Tensor) -> Text:
         """The captions ``(B,)`` with their words."""

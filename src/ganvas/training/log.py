@@ -11,7 +11,9 @@ import os
 import socket
 import time
 from collections.abc import Mapping, Sequence
+from itertools import accumulate
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import torch
@@ -46,23 +48,23 @@ class Log:
         self._rewrite()
         self._steps: list[int] = []
         self._values: list[Tensor] = []
-        self._names: list[str] = []
+        self._names: list[list[str]] = []
         self._events = _Events(folder / "tensorboard" / phase, step + 1)
 
     def add(self, step: int, terms: Mapping[str, Tensor]) -> None:
-        """Note the terms of one step, scalars on the device."""
-        self._names = list(terms)
+        """Note the terms of one step, scalars on the device; not every step has all."""
+        self._names.append(list(terms))
         self._steps.append(step)
         self._values.append(torch.stack([value.detach().float() for value in terms.values()]))
 
     def pending(self) -> dict[str, Any]:
         """The steps not yet written, as plain values for a checkpoint."""
-        values = torch.stack(self._values).tolist() if self._values else []
+        values = self._read_back()
         return {"names": self._names, "steps": self._steps, "values": values}
 
     def restore(self, pending: Mapping[str, Any], device: torch.device) -> None:
         """Put back what ``pending`` gave."""
-        self._names, self._steps = list(pending["names"]), list(pending["steps"])
+        self._names, self._steps = [list(n) for n in pending["names"]], list(pending["steps"])
         self._values = [torch.tensor(row, device=device) for row in pending["values"]]
 
     def check(self) -> None:
@@ -71,19 +73,32 @@ class Log:
         Raises:
             RunStopped: names the step and the term.
         """
-        for step, row in zip(self._steps, self.pending()["values"], strict=True):
-            for name, value in zip(self._names, row, strict=True):
+        for step, names, row in zip(self._steps, self._names, self._read_back(), strict=True):
+            for name, value in zip(names, row, strict=True):
                 if not math.isfinite(value):
                     raise RunStopped(f"phase {self._phase}, step {step}: the loss term '{name}' is {value}")
 
+    def _read_back(self) -> list[list[float]]:
+        """The collected values, from the device in one go."""
+        if not self._values:
+            return []
+        flat = torch.cat(self._values).tolist()
+        ends = list(accumulate(len(row) for row in self._values))
+        return [flat[end - len(row) : end] for end, row in zip(ends, self._values, strict=True)]
+
     def flush(self, images: int, images_per_second: float) -> dict[str, float]:
-        """Check, then write one row with the mean of each term over the collected steps, and return it."""
+        """Check, then write one row with the mean of each term over the collected steps that had it, and
+        return it.
+        """
         if not self._steps:
             return {}
         self.check()
-        means = torch.stack(self._values).double().mean(dim=0).tolist()
-        step, terms = self._steps[-1], dict(zip(self._names, means, strict=True))
-        self._steps, self._values = [], []
+        found: dict[str, list[float]] = {}
+        for names, values in zip(self._names, self._read_back(), strict=True):
+            for name, value in zip(names, values, strict=True):
+                found.setdefault(name, []).append(value)
+        step, terms = self._steps[-1], {name: fmean(values) for name, values in found.items()}
+        self._steps, self._values, self._names = [], [], []
         row: dict[str, Any] = {
             "phase": self._phase,
             "step": step,

@@ -197,9 +197,10 @@ class PhaseRun:
         fabric = self.job.fabric
         torch.manual_seed(_seed(self.training.seed, self.number, step, fabric.global_rank))
         terms: dict[str, Tensor] = {}
-        with self._training(self.phase.turns), fabric.autocast():
+        turns = [turn for turn in self.phase.turns if step % turn.every == 0]
+        with self._training(turns), fabric.autocast():
             draw = self.draw(batch)
-        for turn in self.phase.turns:
+        for turn in turns:
             with self._training([turn]):
                 with fabric.autocast():
                     losses = self.losses[turn.name](batch, draw)
