@@ -64,7 +64,8 @@ class Log:
 
     def restore(self, pending: Mapping[str, Any], device: torch.device) -> None:
         """Put back what ``pending`` gave."""
-        self._names, self._steps = [list(n) for n in pending["names"]], list(pending["steps"])
+        self._steps = list(pending["steps"])
+        self._names = [list(row) for row in pending["names"]][: len(self._steps)]
         self._values = [torch.tensor(row, device=device) for row in pending["values"]]
 
     def check(self) -> None:
