@@ -5,7 +5,7 @@ Xu et al., AttnGAN (CVPR 2018), section 3.1.
 
 from __future__ import annotations
 
-from typing import NamedTuple, cast
+from typing import Literal, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -17,7 +17,7 @@ class Attended(NamedTuple):
     context: Tensor
     """``(B, C, H, W)``: c, the words that each place looks at, as weighted."""
     weights: Tensor
-    """``(B, T, H, W)``: beta, summing to 1 over words."""
+    """``(B, T, H, W)``: beta, summing to 1 over words, or over the places for each word; 0 on padding."""
 
 
 class WordAttention(nn.Module):
@@ -29,11 +29,19 @@ class WordAttention(nn.Module):
         mask_compat: mask as the official code does: place q of caption b uses the mask of caption
             ``(b Q + q) mod B``, for Q places and B captions, so that captions take each other's padding for
             words. For weights that were trained so.
+        over: what the softmax goes over: the words, for each place, or the places, for each word.
     """
 
-    def __init__(self, word_dim: int, channels: int, *, mask_compat: bool = False) -> None:
+    def __init__(
+        self,
+        word_dim: int,
+        channels: int,
+        *,
+        mask_compat: bool = False,
+        over: Literal["words", "places"] = "words",
+    ) -> None:
         super().__init__()
-        self.mask_compat = mask_compat
+        self.mask_compat, self.over = mask_compat, over
         self.project = nn.Linear(word_dim, channels, bias=False)
 
     def forward(self, features: Tensor, words: Tensor, mask: Tensor) -> Attended:
@@ -46,10 +54,14 @@ class WordAttention(nn.Module):
         """
         keys = cast(Tensor, self.project(words))  # (B, T, C)
         queries = features.flatten(2).transpose(1, 2)  # (B, Q, C)
-        scores = torch.baddbmm(self._penalty(mask, queries), queries, keys.transpose(1, 2))  # (B, Q, T)
-        # On a CPU a softmax is slow over few numbers side by side, and fast with places side by side.
-        weights = scores.transpose(1, 2).contiguous().softmax(dim=1)  # (B, T, Q)
-        context = torch.bmm(weights.transpose(1, 2), keys)  # (B, Q, C)
+        if self.over == "places":
+            scores = torch.bmm(keys, queries.transpose(1, 2))
+            weights = scores.softmax(dim=2) * mask[:, :, None]  # (B, T, Q)
+        else:
+            scores = torch.baddbmm(self._penalty(mask, queries), queries, keys.transpose(1, 2))  # (B, Q, T)
+            # On a CPU a softmax is slow over few numbers side by side, and fast with places side by side.
+            weights = scores.transpose(1, 2).contiguous().softmax(dim=1)  # (B, T, Q)
+        context = torch.bmm(weights.transpose(1, 2).to(keys.dtype), keys)  # (B, Q, C)
         maps = weights.view(*weights.shape[:2], *features.shape[2:])
         return Attended(context.transpose(1, 2).view(features.shape), maps)
 

@@ -36,6 +36,7 @@ from ganvas.layers.stacked_discriminator import StackedDiscriminator
 from ganvas.losses.adversarial import fake_loss, real_loss
 from ganvas.systems.base import Adam, Batch, Losses, Phase, System, Turn
 from ganvas.systems.damsm import Damsm, DamsmSettings
+from ganvas.systems.layout import LayoutRefinement, LayoutSettings, over_words
 from ganvas.text.encoder import Text, TextEncoder
 
 _FIRST = 64  # side of the official first stage's image
@@ -65,11 +66,16 @@ class AttnGanSettings:
     mask_compat: bool = False
     """Mask words as the official code does: in a batch, captions use each other's masks. Converted weights
     were trained so."""
+    attention_over: Literal["words", "places"] = "words"
+    """Attention weights sum to 1 over the words, for each place [paper, code], or over the places, for each
+    word: another reading of ALR-GAN's formula [inferred]."""
     unconditional: bool = True
     """The discriminators also judge images by themselves [paper, code]."""
     mismatched: Literal["neighbour", "drawn", "none"] = "neighbour"
     """Mismatched pair: the image with the next caption of the batch [code], with the caption that the data
     set draws for it (``data.mismatch``), or no such term."""
+    adversarial_weight: float = 1.0
+    """Weight of each term of the generator's adversarial loss: 1 [code], 1/2 [paper]."""
     damsm_weight: float = 5.0
     """lambda: weight of DAMSM in the generator's loss. 5 for CUB, 50 for COCO [paper, code], 1 for AttnDCGAN
     [code]; 0 leaves it out."""
@@ -87,6 +93,14 @@ class AttnGanSettings:
     """The discriminators', where it differs."""
     damsm: DamsmSettings = field(default_factory=DamsmSettings)
     """The image encoder and how both encoders are trained."""
+    layout: LayoutSettings = field(default_factory=LayoutSettings)
+    """Losses of ALR-GAN on what belongs to which word; off."""
+
+    def __post_init__(self) -> None:
+        if self.layout.is_on and self.form != "attentional":
+            raise GanvasError(f"form={self.form}: draws one image; layout refinement needs form attentional")
+        if self.mask_compat and self.attention_over != "words":
+            raise GanvasError("mask_compat: is for attention_over=words; leave one out")
 
 
 def stage_sizes(image_size: int, stages: int | None) -> list[int]:
@@ -130,14 +144,13 @@ class AttentionalStage(nn.Module):
 
     Args:
         width: C, of the features on both sides.
-        word_dim: D.
         residual_blocks: R, at the smaller size.
-        mask_compat: as for ``WordAttention``.
+        attention: to words, width ``width``.
     """
 
-    def __init__(self, width: int, word_dim: int, residual_blocks: int, *, mask_compat: bool = False) -> None:
+    def __init__(self, width: int, residual_blocks: int, attention: WordAttention) -> None:
         super().__init__()
-        self.attention = WordAttention(word_dim, width, mask_compat=mask_compat)
+        self.attention = attention
         self.residual = nn.Sequential(*(ResidualBlock(2 * width) for _ in range(residual_blocks)))
         self.up = up_block(2 * width, width)
 
@@ -154,6 +167,8 @@ class Generated(NamedTuple):
     images: list[Tensor]
     """``(B, 3, S, S)`` each, small to large."""
     condition: Condition
+    features: Sequence[Tensor] = ()
+    """``(B, C, S, S)``: h_i of every stage."""
 
 
 class Generator(nn.Module):
@@ -175,9 +190,10 @@ class Generator(nn.Module):
         self.further = nn.ModuleList(
             AttentionalStage(
                 width,
-                word_dim,
                 settings.residual_blocks if attentional else 0,
-                mask_compat=settings.mask_compat,
+                WordAttention(
+                    word_dim, width, mask_compat=settings.mask_compat, over=settings.attention_over
+                ),
             )
             for _ in sizes[1:]
         )
@@ -188,7 +204,7 @@ class Generator(nn.Module):
         """Images in [-1, 1] for noise ``(B, Z + N)``: z, then the epsilon of conditioning augmentation."""
         condition, features = self.features(text, noise)
         drawn = features[-len(self.heads) :]
-        return Generated([head(h) for head, h in zip(self.heads, drawn, strict=True)], condition)
+        return Generated([head(h) for head, h in zip(self.heads, drawn, strict=True)], condition, features)
 
     def features(self, text: Text, noise: Tensor) -> tuple[Condition, list[Tensor]]:
         """The condition, and h_i ``(B, C, S_i, S_i)`` of every stage."""
@@ -241,6 +257,9 @@ class AttnGan(System):
         )
         self.discriminators.apply(orthogonal)
         self.damsm = Damsm(settings.damsm, text_encoder, image_size)
+        stages = self.generator.further
+        self.refinement = LayoutRefinement(settings.layout, settings.generator_width, len(stages))
+        self.lays_out = len(self.refinement.encoders) > 0
 
     def generate(self, text: Text, noise: Tensor) -> list[Tensor]:
         """An image of each size for every caption; in the DCGAN form one."""
@@ -248,7 +267,14 @@ class AttnGan(System):
 
     def attention(self, text: Text, noise: Tensor) -> list[Tensor]:
         """For each attentional stage, at the size of the image before it."""
-        return self.generator.attention(self._scaled(text), noise)
+        maps = self.generator.attention(self._scaled(text), noise)
+        return [over_words(layout) for layout in maps]
+
+    def layout(self, images: Tensor, text: Text) -> list[Tensor]:
+        """The same for real images, where layout refinement has trained encoders for them."""
+        if not self.lays_out:
+            return super().layout(images, text)
+        return self.refinement.layout(self.generator, images, self._scaled(text))
 
     def facts(self) -> Sequence[str]:
         """What DAMSM's image encoder started from."""
@@ -257,6 +283,7 @@ class AttnGan(System):
     def phases(self) -> Sequence[Phase]:
         """DAMSM with the text encoder, then the GAN on both, frozen."""
         s = self.settings
+        generating = [self.generator, *([self.refinement] if self.lays_out else [])]
         discriminator = Turn(
             name="discriminator",
             modules=[self.discriminators],
@@ -265,7 +292,7 @@ class AttnGan(System):
         )
         generator = Turn(
             name="generator",
-            modules=[self.generator],
+            modules=generating,
             loss=self.generator_loss,
             adam=Adam(learning_rate=s.learning_rate),
         )
@@ -275,7 +302,7 @@ class AttnGan(System):
             draw=self.draw,
             words=True,
             smaller=self.sizes[:-1],
-            averaged=[self.generator],
+            averaged=generating,
         )
         return [*self.damsm.phases(), gan]
 
@@ -309,7 +336,9 @@ class AttnGan(System):
         return Losses(total, terms)
 
     def generator_loss(self, batch: Batch, draw: Generated) -> Losses:
-        """Equation 3: every discriminator's word, DAMSM on the largest image, and the divergence."""
+        """Equation 3: every discriminator's word, DAMSM on the largest image, and the divergence; and, where
+        they are on, the losses of layout refinement.
+        """
         assert batch.text is not None
         s, sentence = self.settings, self._sentence(batch.text)
         terms: dict[str, Tensor] = {}
@@ -318,11 +347,15 @@ class AttnGan(System):
             terms[f"matching_{size}"] = real_loss(d.judge(features, sentence))
             if d.unconditional is not None:
                 terms[f"uncond_{size}"] = real_loss(d.judge_alone(features))
-        total = torch.stack(list(terms.values())).sum()
+        total = s.adversarial_weight * torch.stack(list(terms.values())).sum()
         if s.damsm_weight > 0:
             matching = self.damsm.loss(draw.images[-1], batch.text, batch.labels)
             terms |= {f"damsm_{name}": value for name, value in matching.terms.items()}
             total = total + s.damsm_weight * matching.total
+        if self.lays_out:
+            images, text = [*batch.smaller, batch.images], self._scaled(batch.text)
+            refined = self.refinement.loss(self.generator, draw.features, images, text)
+            terms, total = {**terms, **refined.terms}, total + refined.total
         terms["kl"] = kl_loss(draw.condition.mean, draw.condition.log_variance)
         return Losses(total + s.kl_weight * terms["kl"], terms)
 

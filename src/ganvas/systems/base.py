@@ -133,6 +133,7 @@ class System(nn.Module, ABC):
         reads_text: False for those whose recipes have no text encoder.
         text_optional: whether recipes may leave the text encoder out; captions are then not read.
         attends: whether ``attention`` is offered.
+        lays_out: whether ``layout`` is.
     """
 
     training_only: tuple[str, ...] = ()
@@ -140,6 +141,7 @@ class System(nn.Module, ABC):
     reads_text: bool = True
     text_optional: bool = False
     attends: bool = False
+    lays_out: bool = False
     text_encoder: TextEncoder
     noise_dim: int
     image_size: int
@@ -168,6 +170,15 @@ class System(nn.Module, ABC):
             For each stage that attends, small to large, weights ``(B, T, H, W)`` that sum to 1 over words.
         """
         raise NotImplementedError(f"{type(self).__name__} does not attend to words")
+
+    def layout(self, images: Tensor, text: Text) -> list[Tensor]:
+        """Which word each place of real images shows, as ``attention`` says it of generated ones.
+
+        Args:
+            images: ``(B, 3, S, S)`` in [-1, 1], at the system's size.
+            text: their captions, encoded.
+        """
+        raise NotImplementedError(f"{type(self).__name__} finds no layouts of real images")
 
     @abstractmethod
     def phases(self) -> Sequence[Phase]:
