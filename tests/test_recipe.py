@@ -26,6 +26,18 @@ from ganvas.systems.base import Batch
 from ganvas.training.run import read_recipe, recipe_store, text_material
 
 REDUCED = {
+    "alr-gan": [
+        "settings.stages=2",
+        "settings.generator_width=4",
+        "settings.discriminator_width=4",
+        "settings.condition_dim=6",
+        "settings.damsm.image_encoder=scratch",
+        "settings.damsm.trained_at=null",
+        "settings.damsm.width=4",
+        "settings.damsm.regions=4",
+        "text.features=16",
+        "text.embedding=8",
+    ],
     "attngan": [
         "settings.stages=2",
         "settings.generator_width=4",

@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 
 from ganvas.systems import find, list_systems
+from ganvas.systems.alr_gan import AlrGanSettings
 from ganvas.systems.attngan import AttnGanSettings
 from ganvas.systems.base import Batch, Phase, System
 from ganvas.systems.classifier import ClassifierSettings
@@ -28,6 +29,14 @@ CAPTIONS = ["a red apple", "a blue bird on a branch", "the flag of Japan", "x"]
 
 _EMBEDDING = JointEmbeddingSettings(image_width=4)
 SMALL: dict[str, Any] = {
+    "alr-gan": AlrGanSettings(
+        stages=2,
+        generator_width=4,
+        discriminator_width=4,
+        residual_blocks=1,
+        condition_dim=6,
+        damsm=DamsmSettings(image_encoder="scratch", width=4, regions=4),
+    ),
     "attngan": AttnGanSettings(
         stages=2,
         generator_width=4,

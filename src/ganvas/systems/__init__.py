@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
 # name -> (module, class, settings class)
 _SYSTEMS = {
+    "alr-gan": ("alr_gan", "AlrGan", "AlrGanSettings"),
     "attngan": ("attngan", "AttnGan", "AttnGanSettings"),
     "classifier": ("classifier", "Classifier", "ClassifierSettings"),
     "damsm": ("damsm", "DamsmEncoders", "DamsmSettings"),
