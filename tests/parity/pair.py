@@ -25,7 +25,9 @@ def seeded(name: str, shape: Sequence[int]) -> np.ndarray:
 
 
 def weight(key: str, shape: Sequence[int]) -> np.ndarray:
-    """The weight called ``key``."""
+    """The weight called ``key``; with slashes it is one of Flax."""
+    if "/" in key:
+        return flax_weight(key, shape)
     leaf = key.rsplit(".", 1)[-1]
     if leaf == "num_batches_tracked":
         return np.zeros(shape, np.int64)
@@ -37,6 +39,18 @@ def weight(key: str, shape: Sequence[int]) -> np.ndarray:
     if len(shape) <= 1:
         return 1 + np.float32(0.1) * x
     return x * np.float32(np.sqrt(1 / np.prod(shape[1:])))
+
+
+def flax_weight(key: str, shape: Sequence[int]) -> np.ndarray:
+    """The weight called ``key`` of a Flax model; kernels end in the side of the outputs."""
+    leaf, x = key.rsplit("/", 1)[-1], seeded(key, shape)
+    if leaf == "var":
+        return np.exp(np.float32(0.1) * x)
+    if leaf in ("mean", "bias"):
+        return np.float32(0.1) * x
+    if leaf == "u0":
+        return x
+    return x * np.float32(np.sqrt(1 / np.prod(shape[:-1])))
 
 
 _INPUT = re.compile(r"(?:(tanh|sigmoid) of the |([\d.]+) x )?rule (?:at )?\[([\d, ]+)\]")

@@ -59,15 +59,16 @@ class UpConv(nn.Conv2d):
     Args:
         num_in: channels of the input.
         num_out: of the output.
+        bias: whether one is added.
     """
 
-    def __init__(self, num_in: int, num_out: int) -> None:
-        super().__init__(num_in, num_out, 3, padding=1, bias=False)
+    def __init__(self, num_in: int, num_out: int, *, bias: bool = False) -> None:
+        super().__init__(num_in, num_out, 3, padding=1, bias=bias)
 
     def forward(self, features: Tensor) -> Tensor:
         """``(B, C, H, W)`` to ``(B, C', 2H, 2W)``."""
         if features.device.type == "cpu" and min(features.shape[2:]) >= _LARGE:
-            return F.conv_transpose2d(features, spread_kernel(self.weight), stride=2, padding=1)
+            return F.conv_transpose2d(features, spread_kernel(self.weight), self.bias, stride=2, padding=1)
         return super().forward(F.interpolate(features, scale_factor=2.0, mode="nearest"))
 
 

@@ -21,3 +21,13 @@ def real_loss(logits: Tensor, label: float = 1.0) -> Tensor:
 def fake_loss(logits: Tensor) -> Tensor:
     """Cross-entropy of calling ``logits`` fake, mean over the batch; a scalar in float32."""
     return F.softplus(logits.float()).mean()
+
+
+def hinge_real_loss(logits: Tensor) -> Tensor:
+    """How far ``logits`` of real images stay below 1, mean over the batch; a scalar in float32."""
+    return F.relu(1 - logits.float()).mean()
+
+
+def hinge_fake_loss(logits: Tensor) -> Tensor:
+    """How far ``logits`` of generated images stay above -1, mean over the batch; a scalar in float32."""
+    return F.relu(1 + logits.float()).mean()
