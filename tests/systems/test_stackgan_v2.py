@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ganvas.errors import GanvasError
-from ganvas.layers.stacked_discriminator import StackedDiscriminator, Trunk
+from ganvas.layers.stacked_discriminator import ConditionalHead, StackedDiscriminator, Trunk
 from ganvas.losses.color_consistency import color_consistency_loss
 from ganvas.systems.base import Batch, Losses
 from ganvas.systems.stackgan_v2 import Generator, NextStage, StackGanV2, StackGanV2Settings, stage_sizes
@@ -368,3 +368,15 @@ def test_captions_of_any_length_give_an_image(caption: str) -> None:
     system = small().eval()
     image = system.generate(system.embed([caption]), torch.randn(1, system.noise_dim))[-1]
     assert image.isfinite().all()
+
+
+def test_real_labels_may_be_smoothed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(
+        ConditionalHead, "together", lambda self, pairs: [f.new_full((len(f),), 2.0) for f, _ in pairs]
+    )
+    system = small(real_label=0.9)
+    batch = batch_of(4, system)
+    terms = system.discriminator_loss(batch, system.draw(batch)).terms
+    smoothed = math.log(1 + math.exp(-2)) + 0.1 * 2  # softplus(-x) + (1 - label) x
+    assert all(terms[f"real_{size}"].item() == pytest.approx(smoothed, rel=1e-5) for size in system.sizes)
+    assert terms[f"fake_{system.sizes[0]}"].item() == pytest.approx(math.log(1 + math.exp(2)), rel=1e-5)

@@ -81,6 +81,8 @@ class StackGanV2Settings:
     """alpha: weight of color consistency; 50 on data sets without captions [code, paper]."""
     color_covariance: float = 5.0
     """lambda 2: weight of covariances within it; means have 1 [code, paper]."""
+    real_label: float = 1.0
+    """Target of real images for the discriminators; below 1 is one-sided label smoothing (ours)."""
     learning_rate: float = 2e-4
     """Of all networks [code, paper]."""
     discriminator_learning_rate: float | None = None
@@ -298,7 +300,7 @@ class StackGanV2(System):
         where mismatched pairs are such.
         """
         real, fake, *others = features
-        terms = {}
+        terms, label = {}, self.settings.real_label
         if condition is not None:
             pairs = {"real": (real, condition), "fake": (fake, condition)}
             if wrong is not None:
@@ -306,13 +308,13 @@ class StackGanV2(System):
             elif others:
                 pairs["wrong"] = (others[0], condition)
             judged = d.judge_all(pairs)
-            terms["real"] = real_loss(judged.pop("real"))
+            terms["real"] = real_loss(judged.pop("real"), label)
             terms |= {name: fake_loss(logits) for name, logits in judged.items()}
         if self.alone:
-            terms["uncond_real"] = real_loss(d.judge_alone(real))
+            terms["uncond_real"] = real_loss(d.judge_alone(real), label)
             terms["uncond_fake"] = fake_loss(d.judge_alone(fake))
             if others and self.settings.wrong_is_real:
-                terms["uncond_wrong"] = real_loss(d.judge_alone(others[0]))
+                terms["uncond_wrong"] = real_loss(d.judge_alone(others[0]), label)
         return terms
 
     def _wrong_condition(self, batch: Batch) -> Tensor | None:
