@@ -65,6 +65,20 @@ REDUCED = {
     ],
     "gan-int-cls": SMALL_SYSTEM,
     "retriever": ["settings.joint_embedding.image_width=4", "text.features=16", "text.embedding=8"],
+    "sd-gan": [
+        "settings.stages=2",
+        "settings.generator_width=4",
+        "settings.discriminator_width=4",
+        "settings.condition_dim=6",
+        "settings.hidden_width=8",
+        "settings.code_dim=8",
+        "settings.damsm.image_encoder=scratch",
+        "settings.damsm.trained_at=null",
+        "settings.damsm.width=4",
+        "settings.damsm.regions=4",
+        "text.features=16",
+        "text.embedding=8",
+    ],
     "stackgan": [
         "settings.stages=2",
         "settings.generator_width=4",
@@ -145,14 +159,19 @@ def test_a_shipped_recipe_takes_a_training_step_of_every_phase_at_reduced_width(
             store,
             "train",
             FeedSettings(
-                batch_size=4, image_size=16, mismatch=recipe.data.mismatch, wrong_images=phase.wrong_images
+                batch_size=4,
+                image_size=16,
+                captions=phase.captions,
+                mismatch=recipe.data.mismatch,
+                wrong_images=phase.wrong_images,
             ),
         )
         host = on_device(feed.batch(0), torch.device("cpu"), 16, phase.image_size, phase.smaller)
-        captions = [feed.captions[i] for i in host.captions[:, 0]]
+        captions, *further = ([feed.captions[i] for i in column] for column in host.captions.unbind(dim=1))
         wrong = [feed.captions[i] for i in host.wrong_captions[:, 0]]
         with torch.no_grad():
             text, wrong_text = system.embed(captions), system.embed(wrong)
+            further_texts = [system.embed(others) for others in further]
         batch = Batch(
             images=host.images,
             smaller=host.smaller,
@@ -161,6 +180,7 @@ def test_a_shipped_recipe_takes_a_training_step_of_every_phase_at_reduced_width(
             tokens=system.text_encoder.tokenize(captions),
             text=text,
             wrong_text=wrong_text,
+            further_texts=further_texts,
             wrong_images=host.wrong_images,
             targets=torch.from_numpy(label_numbers(store, phase.labels or {}, host.rows.numpy())),
         )

@@ -19,6 +19,7 @@ from ganvas.systems.damsm import DamsmSettings
 from ganvas.systems.gan_int_cls import GanIntClsSettings
 from ganvas.systems.joint_embedding import JointEmbeddingSettings
 from ganvas.systems.retriever import RetrieverSettings
+from ganvas.systems.sd_gan_networks import SdGanSettings
 from ganvas.systems.stackgan_networks import StackGanSettings
 from ganvas.systems.stackgan_v2 import StackGanV2Settings
 from ganvas.text import build
@@ -53,6 +54,17 @@ SMALL: dict[str, Any] = {
         generator_width=4, discriminator_width=4, projection=8, style_width=4, joint_embedding=_EMBEDDING
     ),
     "retriever": RetrieverSettings(joint_embedding=_EMBEDDING),
+    "sd-gan": SdGanSettings(
+        stages=2,
+        generator_width=4,
+        discriminator_width=4,
+        residual_blocks=1,
+        condition_dim=6,
+        starts_plain=False,
+        alpha=0.0,
+        epsilon=10.0,
+        damsm=DamsmSettings(image_encoder="scratch", width=4, regions=4),
+    ),
     "stackgan": StackGanSettings(
         stages=2,
         generator_width=8,
@@ -86,6 +98,7 @@ def small_batch(system: System, size: int = 4) -> Batch:
         wrong_smaller=[image.roll(1, 0) for image in smaller],
         tokens=system.text_encoder.tokenize(CAPTIONS[:size]),
         text=frozen,
+        further_texts=[frozen.rows(torch.arange(size).flip(0))],
         wrong_text=frozen.rows(torch.arange(size).roll(1)),
         wrong_images=images.roll(1, 0),
         labels=torch.arange(size),

@@ -114,3 +114,8 @@ def kl_loss(mean: Tensor, log_variance: Tensor) -> Tensor:
     """
     mean, log_variance = mean.float(), log_variance.float()
     return 0.5 * (mean.square() + log_variance.exp() - 1 - log_variance).mean()
+
+
+def unit_scale(vectors: Tensor) -> Tensor:
+    """``(..., D)``, each scaled to a root mean square of 1; zero stays zero."""
+    return vectors * vectors.square().mean(dim=-1, keepdim=True).clamp(min=1e-12).rsqrt()

@@ -20,6 +20,7 @@ _SYSTEMS = {
     "damsm": ("damsm", "DamsmEncoders", "DamsmSettings"),
     "gan-int-cls": ("gan_int_cls", "GanIntCls", "GanIntClsSettings"),
     "retriever": ("retriever", "Retriever", "RetrieverSettings"),
+    "sd-gan": ("sd_gan", "SdGan", "SdGanSettings"),
     "stackgan": ("stackgan", "StackGan", "StackGanSettings"),
     "stackgan++": ("stackgan_v2", "StackGanV2", "StackGanV2Settings"),
 }
