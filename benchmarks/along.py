@@ -14,7 +14,7 @@ from __future__ import annotations
 import argparse
 import csv
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -113,6 +113,27 @@ def parameters(run: Path) -> int:
     return sum(p.numel() for name, p in system.named_parameters() if not name.startswith(names))
 
 
+def table(rows: Sequence[Mapping[str, Any]]) -> str:
+    """The scores at every point, as Markdown."""
+    names = [made["name"] for made in rows[0]["points"][0]["scores"]]
+    lines = [f"| recipe | parameters | images | seconds | {' | '.join(names)} |"]
+    lines.append(f"|---|{'---:|' * (3 + len(names))}")
+    for row in rows:
+        for point in row["points"]:
+            cells = [_shown(made) for made in point["scores"]]
+            seen, millions = sum(point["images"].values()), row["parameters"] / 1e6
+            head = f"| `{row['recipe']}` | {millions:.1f} M | {seen:,} | {point['seconds']:.0f} |"
+            lines.append(f"{head} {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def _shown(made: Mapping[str, Any]) -> str:
+    value, spread = made["value"], made["spread"]
+    if made["name"].startswith(("r-precision", "emoji", "precision", "recall")):
+        return f"{value:.1%}" + (f" ± {spread * 100:.1f}" if spread is not None else "")
+    return f"{value:.1f}" if value > 10 else f"{value:.3f}"
+
+
 def main() -> None:
     """Train and score them all, and write the result."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", 1)[0])
@@ -132,6 +153,7 @@ def main() -> None:
     for name in options.recipes:
         recipe = open_recipe(name, [], options.encoders)
         rows.append(along(name, recipe, store, options.runs, options.images, options.points))
+    print(table(rows))
     if options.out:
         data = {"name": store.info.name, "size": store.info.size, "fingerprint": store.info.fingerprint}
         budget = {"images": options.images, "counted": "seen by what generates", "points": options.points}
