@@ -24,15 +24,15 @@ def networks(pair: Pair) -> Mapping[str, Tensor]:
     size = pair.config["image_size"]
     how = pair.inputs["real"].replace("B,size,size", f"{len(z)},{size},{size}")
     images = torch.cat([tensor(name, how) for name in ("real", "fake")])
-    seen = discriminator(2 * images.permute(0, 3, 1, 2) - 1, torch.cat([sentence, sentence]))
+    seen = discriminator(2 * images.permute(0, 3, 1, 2) - 1, sentence)
     outputs = {
         "image (NHWC, in [0,1])": image.permute(0, 2, 3, 1),
         "logits": seen.logits[:, None],
     }
-    vectors, regions = seen.image.chunk(2), seen.regions.chunk(2)
+    vectors, regions = seen.image.chunk(2), discriminator.regions(seen.middle).chunk(2)
     found = {"image_contrastive": vector_contrast(vectors[1], vectors[0])}
     for i, which in enumerate(("real", "fake")):
-        found[f"{which}_sentence"] = vector_contrast(vectors[i], seen.sentence[: len(z)])
+        found[f"{which}_sentence"] = vector_contrast(vectors[i], seen.sentence)
         found[f"{which}_word"] = word_contrast(regions[i], text.words, text.mask)
     for name, contrast in found.items():
         outputs |= {f"{name}_loss": contrast.loss, f"{name}_acc": contrast.accuracy}

@@ -94,7 +94,7 @@ def _discriminator_table(blocks: int) -> Table:
     rules = [
         *_spectral("SpectralDense_0", "logit", "linear"),
         *_spectral("SpectralDense_1", "sentence", "linear"),
-        *_spectral("SpectralConv_0", "regions"),
+        *_spectral("SpectralConv_0", "region"),
     ]
     for number in range(blocks):
         theirs = f"DiscBlock_{number - 1}" if number else "DiscOptimizedBlock_0"

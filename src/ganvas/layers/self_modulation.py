@@ -48,8 +48,8 @@ class SelfModulation(nn.Module):
 class AttentionalSelfModulation(nn.Module):
     """The same with gamma and beta of ``cat(c_j, g)`` for each place j.
 
-    Both are linear, and contexts are weighted sums of words: so gamma and beta are applied to the T words, the
-    sums are taken afterwards, and what is smaller than the features is enlarged last. The official code
+    Both are linear, and contexts are weighted sums of words: so gamma and beta are applied to the T words,
+    the sums are taken afterwards, and what is smaller than the features is enlarged last. The official code
     applies them to every place of an enlarged condition; the results agree to rounding.
 
     Args:

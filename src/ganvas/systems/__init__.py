@@ -23,6 +23,7 @@ _SYSTEMS = {
     "sd-gan": ("sd_gan", "SdGan", "SdGanSettings"),
     "stackgan": ("stackgan", "StackGan", "StackGanSettings"),
     "stackgan++": ("stackgan_v2", "StackGanV2", "StackGanV2Settings"),
+    "xmc-gan": ("xmc_gan", "XmcGan", "XmcGanSettings"),
 }
 
 

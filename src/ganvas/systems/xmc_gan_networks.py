@@ -259,8 +259,8 @@ class Seen(NamedTuple):
     """``(B, C)``: f_img, for contrasts."""
     sentence: Tensor
     """``(B, C)``: sentences in the same space."""
-    regions: Tensor
-    """``(B, D, H, W)``: f_region, in the space of words."""
+    middle: Tensor
+    """``(B, C', H, W)``: the map from which ``Discriminator.regions`` are made."""
 
 
 class Discriminator(nn.Module):
@@ -282,7 +282,7 @@ class Discriminator(nn.Module):
         )
         side = min(settings.region_side, image_size // 2)
         self.region_block = int(log2(image_size / side)) - 1
-        self.regions = SpectralConv(widths[self.region_block + 1], word_dim, 1)
+        self.region = SpectralConv(widths[self.region_block + 1], word_dim, 1)
         self.logit = SpectralLinear(widths[-1], 1)
         self.sentence = SpectralLinear(sentence_dim, widths[-1])
         self.image_head, self.region_head = nn.Sequential(), nn.Sequential()
@@ -295,7 +295,7 @@ class Discriminator(nn.Module):
         self.apply(glorot)
 
     def forward(self, images: Tensor, sentence: Tensor) -> Seen:
-        """See images ``(B, 3, S, S)`` in [-1, 1] with their sentences ``(B, D)``."""
+        """See images ``(k B, 3, S, S)`` in [-1, 1], k sets of images of the same sentences ``(B, D)``."""
         x = (images + 1) / 2  # as the official code gives them
         for number, block in enumerate(self.blocks):
             x = block(x)
@@ -303,9 +303,13 @@ class Discriminator(nn.Module):
                 middle = x
         whole = F.relu(x).sum(dim=(2, 3))  # (B, C)
         fits = self.sentence(sentence)
-        logits = self.logit(whole)[:, 0].float() + (whole.float() * fits.float()).sum(dim=1)
-        regions = self.region_head(self.regions(middle))
-        return Seen(logits, self.image_head(whole), fits, regions)
+        matching = whole.float().view(-1, *fits.shape) * fits.float()  # (k, B, C)
+        logits = self.logit(whole)[:, 0].float() + matching.sum(dim=2).flatten()
+        return Seen(logits, self.image_head(whole), fits, middle)
+
+    def regions(self, middle: Tensor) -> Tensor:
+        """``(B, D, H, W)``: f_region, in the space of words."""
+        return cast(Tensor, self.region_head(self.region(middle)))
 
 
 def glorot(module: nn.Module) -> None:
