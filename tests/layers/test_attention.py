@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor
@@ -19,7 +21,7 @@ def example(dtype: torch.dtype = torch.float32) -> tuple[Tensor, Tensor, Tensor]
     return features, words, torch.arange(5) < torch.tensor(LENGTHS)[:, None]
 
 
-def attention(**settings: bool) -> WordAttention:
+def attention(**settings: Any) -> WordAttention:
     torch.manual_seed(0)
     return WordAttention(8, 4, **settings)
 
@@ -92,3 +94,16 @@ def test_large_scores_in_bfloat16_stay_finite() -> None:
     with torch.autocast("cpu", torch.bfloat16):
         context, weights = attention()(1000 * features, words, mask)
     assert context.isfinite().all() and weights.isfinite().all()
+
+
+def test_over_places_each_real_word_shares_out_a_whole() -> None:
+    features, words, mask = example()
+    layer = attention(over="places")
+    context, weights = layer(features, words, mask)
+    projected = layer.project(words)
+    for b, length in enumerate(LENGTHS):
+        scores = projected[b] @ features[b].flatten(1)
+        beta = scores.softmax(dim=1)[:length]
+        assert torch.allclose(weights[b, :length].flatten(1), beta, atol=1e-6)
+        assert torch.allclose(context[b].flatten(1), projected[b, :length].T @ beta, atol=1e-5)
+    assert not weights[~mask].any()

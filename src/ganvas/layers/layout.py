@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from ganvas.layers.blocks import ResidualBlock, down_block, joining_block
+from ganvas.layers.blocks import down_block, joining_block
 
 
 class RealEncoder(nn.Sequential):
@@ -28,7 +28,6 @@ class RealEncoder(nn.Sequential):
         super().__init__(
             down_block(3, width, normalised=False),
             joining_block(width, width),
-            ResidualBlock(width),
             joining_block(width, width),
         )
 
@@ -36,7 +35,7 @@ class RealEncoder(nn.Sequential):
 class AdaptiveWeights(nn.Module):
     """phi: residuals, laid on the features of the real image, to a positive weight for each entry.
 
-    Two convolutions and a softplus; the paper says convolutions and activations.
+    Two convolutions, half as wide inside, and a softplus; the paper says convolutions and activations.
 
     Args:
         width: D.
@@ -44,8 +43,8 @@ class AdaptiveWeights(nn.Module):
 
     def __init__(self, width: int) -> None:
         super().__init__()
-        self.inner = nn.Conv2d(width, width, 3, padding=1)
-        self.outer = nn.Conv2d(width, width, 3, padding=1)
+        self.inner = nn.Conv2d(width, width // 2, 3, padding=1)
+        self.outer = nn.Conv2d(width // 2, width, 3, padding=1)
 
     def forward(self, residuals: Tensor) -> Tensor:
         """``(B, D, H, W)``, ``R * H*``, to the same shape, in float32."""

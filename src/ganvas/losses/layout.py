@@ -163,24 +163,25 @@ def layout_mask(layout: Tensor, form: Literal["range", "threshold", "whole"] = "
 def layout_visual_losses(
     features: Tensor, mask: Tensor, real: Tensor, real_mask: Tensor, *, norm: Norm = "published"
 ) -> LayoutVisualLosses:
-    """L_PR and L_SR: what is drawn within both layouts, place by place and as a Gram matrix over D N.
+    """L_PR and L_SR: what is drawn within both layouts, place by place, and as a Gram matrix of channels.
 
     Args:
         features: H of the generated image, ``(B, D, H, W)``.
         mask: where its layout has words, ``(B, 1, h, w)``; brought to H x W.
         real: H*, of the real one.
         real_mask: of its layout.
-        norm: of the differences, ``(D, N)`` and ``(D, D)``. The published one divides both by N D.
+        norm: of the differences, ``(D, N)`` and ``(D, D)``. The published one divides both by N D, and the
+            Gram matrices too [inferred]; with the mean square, these are mean products.
     """
     with torch.autocast(features.device.type, enabled=False):
         ours, theirs = _within(features, mask), _within(real, real_mask)
         texture = _size(ours - theirs, norm)
-        difference = _gram(ours) - _gram(theirs)
+        difference = _gram(ours) - _gram(theirs)  # (B, D, D), means over places
         if norm == "published":
-            style = torch.linalg.vector_norm(difference.flatten(1), dim=1).mean() / ours[0].numel()
-        else:
-            style = _size(difference, norm)
-        return LayoutVisualLosses(texture, style)
+            numbers = ours[0].numel()
+            lengths = torch.linalg.vector_norm(difference.flatten(1), dim=1) / ours.shape[1]
+            return LayoutVisualLosses(texture, lengths.mean() / numbers)
+        return LayoutVisualLosses(texture, _size(difference, norm))
 
 
 def _within(features: Tensor, mask: Tensor) -> Tensor:
@@ -189,9 +190,9 @@ def _within(features: Tensor, mask: Tensor) -> Tensor:
 
 
 def _gram(features: Tensor) -> Tensor:
-    """``(B, D, D)``: inner products of channels over D N."""
+    """``(B, D, D)``: mean products of channels."""
     flat = features.flatten(2)
-    return flat @ flat.transpose(1, 2) / flat[0].numel()
+    return flat @ flat.transpose(1, 2) / flat.shape[2]
 
 
 def _size(x: Tensor, norm: Norm) -> Tensor:

@@ -29,7 +29,6 @@ from typing import Literal
 
 from ganvas.systems.attngan import AttnGan, AttnGanSettings
 from ganvas.systems.layout import LayoutSettings
-from ganvas.text.encoder import TextEncoder
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,13 +60,6 @@ class AlrGanSettings(AttnGanSettings):
 
 
 class AlrGan(AttnGan):
-    """The system: AttnGAN's networks, encoders E_i of real images, and alpha and beta of every stage.
-
-    Args:
-        settings: switches and widths.
-        text_encoder: captions to sentences and words.
-        image_size: S, a power of two from 16.
+    """The system: AttnGAN's networks, an encoder E_i of real images for every stage that attends, and its
+    alpha and beta. It takes the arguments of ``AttnGan``, with ``AlrGanSettings``.
     """
-
-    def __init__(self, settings: AlrGanSettings, text_encoder: TextEncoder, image_size: int) -> None:
-        super().__init__(settings, text_encoder, image_size)

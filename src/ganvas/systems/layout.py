@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import ceil
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import torch
@@ -73,6 +74,9 @@ class LayoutSettings:
     detached: bool = True
     """Real images are targets only; L_REC alone trains what they pass through [inferred]. Otherwise L_ALR and
     L_LVR draw both sides towards each other."""
+    share: float = 1.0
+    """Part of each batch, above 0, whose images are compared; real images cost as much as the generator does
+    (ours)."""
 
     def __post_init__(self) -> None:
         for name in ("alr_weight", "lvr_weight", "reconstruction_weight", "gamma", "pr_weight", "sr_weight"):
@@ -80,6 +84,8 @@ class LayoutSettings:
                 raise GanvasError(f"{name}={getattr(self, name)} of layout: should not be below 0")
         if not 0 <= self.weight_floor < 1:
             raise GanvasError(f"weight_floor={self.weight_floor} of layout: should be from 0 to below 1")
+        if not 0 < self.share <= 1:
+            raise GanvasError(f"share={self.share} of layout: should be above 0 and at most 1")
         if self.lvr_weight > 0 and self.pr_weight == self.sr_weight == 0:
             raise GanvasError("pr_weight and sr_weight of layout are both 0; set lvr_weight=0 instead")
 
@@ -131,9 +137,11 @@ class LayoutRefinement(nn.Module):
             text: their captions, as the generator reads them.
         """
         terms: dict[str, Tensor] = {}
+        rows = ceil(self.settings.share * len(images[-1]))
+        text = Text(*(part[:rows] for part in text))
         total = features[0].new_zeros((), dtype=torch.float32)
         for i, (stage, head) in enumerate(_pairs(generator) if self.encoders else []):
-            h, h_next, image = features[i], features[i + 1], images[i + 1]
+            h, h_next, image = (x[:rows] for x in (features[i], features[i + 1], images[i + 1]))
             with held_statistics(generator):
                 real = self._real_path(i, stage, image, text)
                 drawn = head(real.features)
