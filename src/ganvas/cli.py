@@ -200,7 +200,7 @@ def _read_captions(source: str) -> list[str]:
 @app.command()
 def convert(
     release: Annotated[
-        str, typer.Argument(help="An official release: attngan, damsm, stackgan or stackgan-v2.")
+        str, typer.Argument(help="An official release: attngan, damsm, stackgan, stackgan-v2 or xmcgan.")
     ],
     files: Annotated[
         list[Path],
@@ -212,7 +212,7 @@ def convert(
         typer.Option(
             "--text",
             metavar="MODEL",
-            help="Read captions with this model's text encoder (stackgan, stackgan-v2).",
+            help="Read captions with this model's text encoder (stackgan, stackgan-v2, xmcgan).",
         ),
     ] = None,
 ) -> None:

@@ -32,6 +32,7 @@ RELEASES = {
     "damsm": "damsm_release",
     "stackgan": "stackgan",
     "stackgan-v2": "stackgan_v2",
+    "xmcgan": "xmcgan",
 }
 MAX_BYTES = 4_000_000_000
 _WRAPPERS = ("netG", "netD", "state_dict", "model")
@@ -78,6 +79,8 @@ class Release:
     name: str
     parts: Sequence[Part]
     build: Callable[[Given], Converted]
+    read: Callable[[Path], Mapping[str, Tensor]] | None = None
+    """Reads one of its files; by default they are PyTorch's."""
     vocabulary: bool = False
     """It needs the ``captions.pickle`` that its words were numbered by."""
 
@@ -159,7 +162,7 @@ def _states(release: Release, files: Sequence[Path]) -> dict[str, State]:
     """The tensors of each part, by what the keys say."""
     states: dict[str, State] = {}
     for path in files:
-        state = read_state(path)
+        state = (release.read or read_state)(path)
         part = _part(release, state, path)
         if part in states:
             raise GanvasError(f"{path}: is a second {part}; give each part once")

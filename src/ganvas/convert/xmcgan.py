@@ -8,13 +8,19 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from typing import TypeVar
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
 
+from ganvas.convert.flax import read_flax
+from ganvas.convert.official import MAX_BYTES, Converted, Given, Part, Release
 from ganvas.convert.tables import Rule, Table, load, shape_of
 from ganvas.errors import GanvasError
+from ganvas.recipe import Recipe, resolve
+from ganvas.systems.xmc_gan import XmcGan
 from ganvas.systems.xmc_gan_networks import (
     Discriminator,
     Generator,
@@ -22,6 +28,12 @@ from ganvas.systems.xmc_gan_networks import (
     discriminator_widths,
     generator_widths,
 )
+from ganvas.text import build
+from ganvas.text.encoder import TextEncoder
+from ganvas.text.settings import TransformerSettings
+
+BERT = "google-bert/bert-base-uncased"
+_NUM_WORDS = 17  # tokens of a COCO caption that the official code reads
 
 _Module = TypeVar("_Module", bound=nn.Module)
 
@@ -190,3 +202,66 @@ def _count(state: Mapping[str, Tensor], pattern: str) -> int:
 
 def _unknown(table: Table, what: str) -> GanvasError:
     return GanvasError(f"{table.name}: {what} fit no model; check that the file belongs to this release")
+
+
+def xmcgan(
+    generator: Mapping[str, Tensor], text_encoder: TextEncoder | None = None, *, name: str = "xmcgan"
+) -> tuple[XmcGan, Recipe]:
+    """A released generator as a system with a recipe, as models are saved; it draws, and is not trained.
+
+    Args:
+        generator: its tensors, ``params/...`` and ``batch_stats/...``.
+        text_encoder: what reads the captions; by default BERT, which must be in the cache of the hub.
+        name: of the recipe.
+
+    Raises:
+        GanvasError: a key is missing, unknown or of a wrong shape, or the text encoder does not fit.
+    """
+    model, settings, (sentence_dim, word_dim, image_size) = xmcgan_generator(generator)
+    encoder = text_encoder or build(TransformerSettings(model=BERT, num_words=_NUM_WORDS))
+    if (encoder.sentence_dim, encoder.word_dim) != (sentence_dim, word_dim):
+        raise GanvasError(
+            f"{name}: its generator reads sentences and words of the widths {sentence_dim} and {word_dim},"
+            f" but the text encoder gives {encoder.sentence_dim} and {encoder.word_dim}; give one with --text"
+        )
+    settings = replace(settings, frozen_weight=0.0)  # no network is needed to draw
+    recipe = resolve(
+        {
+            "name": name,
+            "about": "XMC-GAN in the official code's form, converted.",
+            "system": "xmc-gan",
+            "data": {"set": "folder", "image_size": image_size},
+            "text": asdict(cast(Any, encoder).settings),
+            "settings": asdict(settings),
+            "training": {"images": {"gan": 0}},
+        }
+    )
+    with torch.device("meta"):  # fresh weights would be thrown away
+        system = XmcGan(settings, encoder, image_size)
+    system.generator = model
+    return system.eval(), recipe
+
+
+def read_checkpoint(path: Path) -> dict[str, Tensor]:
+    """The averaged generator of a ``ckpt-N.flax``, as ``params/...`` and ``batch_stats/...``."""
+    found: dict[str, Tensor] = {}
+    for key, value in read_flax(path, MAX_BYTES).items():
+        if key.startswith("ema_params/"):
+            found["params/" + key.removeprefix("ema_params/").removeprefix("params/")] = value
+        elif key.startswith("generator_state/"):
+            found[key.removeprefix("generator_state/")] = value
+    if not found:
+        raise GanvasError(f"{path}: holds no averaged generator ('ema_params'); give a ckpt-N.flax")
+    return found
+
+
+def _convert(given: Given) -> Converted:
+    return Converted(*xmcgan(given.states["checkpoint"], given.text_encoder))
+
+
+RELEASE = Release(
+    name="XMC-GAN",
+    parts=(Part("checkpoint", r"params/GenBlock_0/.*"),),
+    build=_convert,
+    read=read_checkpoint,
+)
