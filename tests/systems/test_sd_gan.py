@@ -204,7 +204,7 @@ def test_attention_maps_have_the_side_of_their_image_and_sum_to_one_over_real_wo
     with torch.no_grad():
         text = system.embed(CAPTIONS)
         maps = system.attention(text, torch.randn(4, system.noise_dim))
-        assert small(levels=("sentence",)).eval().attention(text, torch.randn(4, 8)) == []
+    assert system.attends and not small(levels=("sentence",)).attends and not small(stages=1).attends
     assert [tuple(m.shape) for m in maps] == [(4, 6, 32, 32), (4, 6, 64, 64)]
     for weights in maps:
         assert torch.allclose(weights.sum(dim=1), torch.ones(4, *weights.shape[2:]), atol=1e-5)
@@ -238,6 +238,12 @@ def test_both_branches_are_one_batch_with_noise_of_their_own(monkeypatch: pytest
         assert not draw.text.mask[half, width:].any() and not draw.text.words[half, width:].any()
     assert torch.equal(text.sentence, unit_scale(draw.text.sentence))
     assert torch.equal(text.words, unit_scale(draw.text.words))
+
+
+def test_data_with_one_caption_at_a_time_are_refused_in_one_line() -> None:
+    system = small()
+    with pytest.raises(GanvasError, match=r"two captions of each image.*settings\.siamese=false"):
+        system.draw(replace(batch_of(system), further_texts=[]))
 
 
 def coded(system: SdGan, monkeypatch: pytest.MonkeyPatch, codes: Tensor) -> None:

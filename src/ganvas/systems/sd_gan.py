@@ -29,6 +29,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ganvas.errors import GanvasError
 from ganvas.layers.blocks import orthogonal
 from ganvas.layers.conditioning import Condition, kl_loss, unit_scale
 from ganvas.losses.adversarial import fake_loss, real_loss
@@ -60,13 +61,13 @@ class SdGan(System):
     """
 
     training_only = ("discriminators", "damsm")
-    attends = True
 
     def __init__(self, settings: SdGanSettings, text_encoder: TextEncoder, image_size: int) -> None:
         super().__init__()
         self.settings, self.image_size = settings, image_size
         self.noise_dim = settings.noise_dim + settings.condition_dim
         self.sizes = stage_sizes(image_size, settings.stages)
+        self.attends = any(settings.level(i) in ("word", "both") for i in range(1, len(self.sizes)))
         self.text_encoder = text_encoder
         self.generator = Generator(settings, text_encoder.sentence_dim, text_encoder.word_dim, self.sizes)
         self.discriminators = nn.ModuleList(
@@ -116,8 +117,12 @@ class SdGan(System):
     def draw(self, batch: Batch) -> Drawn:
         """Both branches, with noise of their own, in one pass of the generator."""
         assert batch.text is not None
-        texts = [batch.text, *batch.further_texts]
-        assert len(texts) == self._branches, "a caption for each branch"
+        texts = [batch.text, *batch.further_texts][: self._branches]
+        if len(texts) < self._branches:
+            raise GanvasError(
+                "sd-gan: needs two captions of each image, and these data come with one at a time;"
+                " prepare the data set, or give settings.siamese=false"
+            )
         text = _joined(texts)
         images, condition = self.generator(self._scaled(text), self.draw_noise(text.sentence))
         return Drawn(text, images, condition)
