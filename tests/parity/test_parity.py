@@ -177,6 +177,12 @@ def test_weights_and_inputs_follow_the_rule():
     for key, low, high in [("n.weight", 0.5, 1.5), ("n.running_var", 0.5, 2), ("n.running_mean", -0.5, 0.5)]:
         assert (pair_of.weight(key, [50]) > low).all() and (pair_of.weight(key, [50]) < high).all()
     assert pair_of.weight("n.num_batches_tracked", []) == 0
+    flax = np.random.default_rng(zlib.crc32(b"a/kernel")).standard_normal((3, 3, 2, 5)).astype(np.float32)
+    np.testing.assert_allclose(pair_of.weight("a/kernel", [3, 3, 2, 5]), flax / np.sqrt(18), rtol=1e-6)
+    assert (
+        np.abs(pair_of.weight("a/u0", [1, 500])).max() > 2 > 1 > np.abs(pair_of.weight("a/mean", [50])).max()
+    )
+    assert (pair_of.weight("a/var", [50]) > 0.5).all()
     plain = pair_of.tensor("z", [2, 3])
     for remark, expected in [
         ("0.3 x rule [2,3]", 0.3 * plain),
