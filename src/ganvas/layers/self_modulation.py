@@ -41,8 +41,8 @@ class SelfModulation(nn.Module):
     def forward(self, features: Tensor, condition: LocalCondition | Tensor) -> Tensor:
         """``(B, C, H, W)`` and a condition, of which the shared part is used, to the same shape."""
         whole = condition.whole if isinstance(condition, LocalCondition) else condition
-        gamma, beta = self.gamma(whole)[..., None, None], self.beta(whole)[..., None, None]
-        return _modulated(self.norm(features), gamma, beta)
+        scale, shift = 1 + self.gamma(whole)[..., None, None], self.beta(whole)[..., None, None]
+        return torch.addcmul(shift, self.norm(features), scale)
 
 
 class AttentionalSelfModulation(nn.Module):
@@ -68,7 +68,7 @@ class AttentionalSelfModulation(nn.Module):
         """``(B, C, H, W)`` and a condition of at most its size to the same shape."""
         words, weights, whole = condition
         weight = torch.cat([self.gamma.weight, self.beta.weight])  # (2C, D + N)
-        bias = torch.cat([self.gamma.bias, self.beta.bias])
+        bias = torch.cat([1 + self.gamma.bias, self.beta.bias])
         of_words, of_whole = weight.tensor_split([words.shape[2]], dim=1)
         shared = F.linear(whole, of_whole, bias)[:, None]  # (B, 1, 2C)
         values = (
@@ -78,8 +78,8 @@ class AttentionalSelfModulation(nn.Module):
         maps = places.transpose(1, 2).view(len(places), -1, *weights.shape[2:])
         if maps.shape[2:] != features.shape[2:]:
             maps = F.interpolate(maps, size=features.shape[2:], mode="nearest")
-        gamma, beta = maps.chunk(2, dim=1)
-        return _modulated(self.norm(features), gamma, beta)
+        scale, shift = maps.chunk(2, dim=1)
+        return torch.addcmul(shift, self.norm(features), scale)
 
 
 class RegionAttention(nn.Module):
@@ -125,7 +125,3 @@ def attend(regions: Tensor, words: Tensor, mask: Tensor, rho0: float) -> tuple[T
         regions, unit = F.normalize(regions.to(wide), dim=1), F.normalize(words.to(wide), dim=2)
         cosines = rho0 * torch.bmm(unit, regions)  # (B, T, R)
         return unit, cosines.masked_fill(~mask[..., None], -torch.inf).softmax(dim=1)
-
-
-def _modulated(normalised: Tensor, gamma: Tensor, beta: Tensor) -> Tensor:
-    return torch.addcmul(normalised + beta, normalised, gamma)
