@@ -188,6 +188,18 @@ def test_a_fresh_generator_is_the_same_as_one_without_scbn() -> None:
         assert torch.allclose(drawn_with(fresh, text), drawn_with(plain, text), atol=1e-6)
 
 
+def test_fresh_stages_see_the_text_by_the_condition_alone() -> None:
+    system = small(starts_plain=True, levels=("both",)).eval()
+    with torch.no_grad():
+        text = system.embed(CAPTIONS)
+        noise = torch.ones(4, system.noise_dim)
+        condition, features = system.generator.features(text, noise)
+        other = Text(text.sentence.flip(0), text.words.flip(0), text.mask.flip(0))
+        z = noise[:, : system.settings.noise_dim]
+        assert torch.equal(system.generator.initial(condition.sample, z, other), features[0])
+        assert torch.equal(system.generator.further[0](features[0], other.sentence, other), features[1])
+
+
 def test_zero_epsilon_conditions_on_the_mean() -> None:
     system = small().eval()
     assert system.noise_dim == 5 + 3

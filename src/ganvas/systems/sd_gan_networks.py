@@ -50,7 +50,9 @@ class SdGanSettings:
     """Of the networks of SCBN's sentence level, which have one hidden layer [paper]; None is the number of
     channels [inferred]."""
     starts_plain: bool = True
-    """SCBN begins as batch normalisation: the last layers that make its increments begin at 0 [inferred]."""
+    """The text enters by the condition alone at first: SCBN begins as batch normalisation, with increments of
+    0, and so does the kernel of what joins features [inferred]. A sentence of 256 numbers beside 32 features
+    would otherwise make 96 % of what a stage sees, and noise would hardly count."""
     siamese: bool = True
     """Two branches and their comparison [paper]; otherwise one caption an image, as in AttnGAN."""
     contrastive_weight: float = 1.0
@@ -192,6 +194,11 @@ class NextStage(nn.Module):
             return None
         return norm.attention(self.up.conv(self._refined(features, joined)), text.words, text.mask)
 
+    def silence(self) -> None:
+        """Begin with features alone."""
+        if self.join is not None:
+            nn.init.zeros_(self.join.weight.data[:, self.join.num_features :])
+
     def _refined(self, features: Tensor, joined: Tensor) -> Tensor:
         if self.join is not None and self.norm is not None:
             features = self.activation(self.norm(self.join(features, joined)))
@@ -224,6 +231,8 @@ class Generator(nn.Module):
         self.apply(orthogonal)
         if settings.starts_plain:
             self.apply(start_plain)
+            for stage in self.further:
+                cast(NextStage, stage).silence()
 
     def forward(self, text: Text, noise: Tensor) -> tuple[list[Tensor], Condition]:
         """Images in [-1, 1], small to large, for noise ``(B, Z + N)``: z, then the epsilon of conditioning
