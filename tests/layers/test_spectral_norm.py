@@ -43,6 +43,13 @@ def test_one_step_is_taken_for_the_estimate_even_in_evaluation() -> None:
     assert torch.allclose(layer(vectors), F.linear(vectors, layer.weight / sigma, layer.bias), atol=1e-6)
 
 
+def test_the_layout_of_a_kernel_changes_nothing() -> None:
+    torch.manual_seed(0)
+    layer, features = SpectralConv(3, 5).eval(), torch.randn(2, 3, 4, 4)
+    expected = layer(features)
+    assert torch.allclose(layer.to(memory_format=torch.channels_last)(features), expected, atol=1e-5)
+
+
 def test_the_gradient_knows_of_the_division() -> None:
     torch.manual_seed(0)
     weight, u = (

@@ -25,7 +25,8 @@ def spectrally_normalised(weight: Tensor, u: Tensor, *, keep: bool) -> Tensor:
         keep: whether ``u`` moves on.
     """
     with torch.autocast(weight.device.type, enabled=False):
-        matrix = weight.flatten(1)
+        # The order of its columns changes nothing; this one is a view of kernels with channels last.
+        matrix = weight.flatten(1) if weight.is_contiguous() else weight.movedim(1, -1).flatten(1)
         with torch.no_grad():
             v = F.normalize(matrix.t() @ u, dim=0, eps=_EPSILON)
             after = F.normalize(matrix @ v, dim=0, eps=_EPSILON)
