@@ -92,7 +92,7 @@ def on_channels(maps: Tensor, channels: int) -> Tensor:
     """
     rounds = -(-maps.shape[1] // channels)
     padded = F.pad(maps, (0, 0, 0, 0, 0, rounds * channels - maps.shape[1]))
-    return padded.unflatten(1, (rounds, channels)).sum(dim=1)
+    return padded.reshape(len(maps), rounds, channels, *maps.shape[2:]).sum(dim=1)
 
 
 def normalised_weights(raw: Weights, residuals: Residuals, mask: Tensor, *, floor: float) -> Weights:
