@@ -31,7 +31,7 @@ from torch import Tensor, nn
 from ganvas.errors import GanvasError
 from ganvas.layers.attention import WordAttention
 from ganvas.layers.blocks import ResidualBlock, image_head, orthogonal, up_block
-from ganvas.layers.conditioning import Condition, ConditioningAugmentation, kl_loss
+from ganvas.layers.conditioning import Condition, ConditioningAugmentation, kl_loss, unit_scale
 from ganvas.layers.stacked_discriminator import StackedDiscriminator
 from ganvas.losses.adversarial import fake_loss, real_loss
 from ganvas.systems.base import Adam, Batch, Losses, Phase, System, Turn
@@ -378,19 +378,13 @@ class AttnGan(System):
 
     def _sentence(self, text: Text) -> Tensor:
         """``(B, D)``, as generator and discriminators read them."""
-        return _unit(text.sentence) if self.settings.unit_text else text.sentence
+        return unit_scale(text.sentence) if self.settings.unit_text else text.sentence
 
     def _scaled(self, text: Text) -> Text:
         """Captions as the generator reads them."""
         if not self.settings.unit_text:
             return text
-        return Text(_unit(text.sentence), _unit(text.words), text.mask)
-
-
-def _unit(vectors: Tensor) -> Tensor:
-    """``(..., D)``, scaled to a root mean square of 1; zero stays zero."""
-    scale = vectors.square().mean(dim=-1, keepdim=True).clamp(min=1e-12).rsqrt()
-    return vectors * scale
+        return Text(unit_scale(text.sentence), unit_scale(text.words), text.mask)
 
 
 def _mean(terms: dict[str, Tensor]) -> Tensor:

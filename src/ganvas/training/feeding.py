@@ -41,6 +41,11 @@ def make_feed(
     crop = data.info.size * settings.image_size // (settings.stored_size or settings.image_size)
     seed = recipe.training.seed + 1000 * number
     if isinstance(data, ShardStream):
+        if phase.captions > 1:
+            raise GanvasError(
+                f"{data.path}: is a stream of shards, which gives one caption of an image, and phase"
+                f" {phase.name} of this system reads {phase.captions}; prepare the data set"
+            )
         return StreamFeed(
             data,
             StreamSettings(
