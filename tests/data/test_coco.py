@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from PIL import Image
 
@@ -509,6 +509,7 @@ sides = st.integers(1, 2000)
 fractions = st.floats(-0.5, 1.5)
 
 
+@example(width=1, height=3, x=0.0, y=0.5, wide=0.0, high=1e-09, resize="shorter")
 @given(
     sides,
     sides,

@@ -138,9 +138,11 @@ def in_stored(box: Box, width: int, height: int, fit: Fit) -> tuple[Box, float]:
 
 def _cut(start: float, length: float, size: int) -> tuple[float, float, float]:
     """Along one axis: where an interval starts and its length, as fractions of ``size``; the part inside."""
-    low, high = min(max(start, 0), size), min(max(start + length, 0), size)
-    visible = (high - low) / length if length else float(0 <= start <= size)
-    return low / size, (high - low) / size, visible
+    low = min(max(start, 0), size)
+    cut = max(-start, 0) + max(start + length - size, 0)  # exactly 0 where nothing is cut off
+    inside = max(length - cut, 0.0)
+    visible = inside / length if length else float(0 <= start <= size)
+    return low / size, inside / size, visible
 
 
 def _row(item: Object, fit: Fit) -> dict[str, Any]:
