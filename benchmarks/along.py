@@ -12,7 +12,6 @@ on, which changes nothing of it. What is done already is not done again.
 from __future__ import annotations
 
 import argparse
-import csv
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -25,6 +24,7 @@ from ganvas.data.store import Store
 from ganvas.errors import GanvasError
 from ganvas.pipeline import build_system, load
 from ganvas.recipe import Recipe, load_recipe
+from ganvas.scores.ablation import seconds
 from ganvas.scores.scoring import score
 from ganvas.systems.base import System
 from ganvas.training.loop import train
@@ -57,18 +57,6 @@ def budgets(phases: Sequence[str], images: int, points: int) -> list[dict[str, i
         seen = images * point // points
         found.append({p: min(share, max(0, seen - i * share)) for i, p in enumerate(phases)})
     return found
-
-
-def seconds(run: Path, phases: Sequence[str]) -> float:
-    """What these phases took, by the rates in the run's log."""
-    total, before = 0.0, dict[str, int]()
-    with (run / "log.csv").open(newline="", encoding="utf-8") as file:
-        for row in csv.DictReader(file):
-            if row["phase"] in phases and float(row["images_per_second"]):
-                images = int(row["images"])
-                total += (images - before.get(row["phase"], 0)) / float(row["images_per_second"])
-                before[row["phase"]] = images
-    return total
 
 
 def along(name: str, recipe: Recipe, store: Store, out: Path, images: int, points: int) -> dict[str, Any]:

@@ -145,7 +145,7 @@ def load(path: str | os.PathLike[str], *, device: str = "auto", precision: str =
         path: a run folder, or the ``model`` folder of one, from anywhere.
         device: ``auto``, ``cpu``, ``cuda`` or ``mps``.
         precision: of generating: ``float32``, ``bfloat16``, or ``auto`` for what the device is faster at.
-            Images in bfloat16 differ a little, and on most devices come two to three times as fast.
+            Images in bfloat16 differ a little.
 
     Raises:
         GanvasError: there is no model, or its files are damaged; one line.

@@ -119,7 +119,7 @@ def ablate(
             Row(
                 variant=variant,
                 images=sum(trained.values()),
-                seconds=_seconds(run.folder),
+                seconds=seconds(run.folder),
                 scores=read_scores(path),
             )
         )
@@ -132,11 +132,13 @@ def _seen(run: Path) -> dict[str, int]:
     return trained
 
 
-def _seconds(run: Path) -> float:
-    """What training took, by the rates in its log."""
+def seconds(run: Path, phases: Sequence[str] | None = None) -> float:
+    """What training took, by the rates in a run's log; of all phases, or of those named."""
     total, before = 0.0, dict[str, int]()
     with (run / "log.csv").open(newline="", encoding="utf-8") as file:
         for row in csv.DictReader(file):
+            if phases is not None and row["phase"] not in phases:
+                continue
             images, rate = int(row["images"]), float(row["images_per_second"])
             total += (images - before.get(row["phase"], 0)) / rate if rate else 0.0
             before[row["phase"]] = images
