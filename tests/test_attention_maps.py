@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,7 @@ from tiny_runs import SIZE
 from ganvas.data.store import Store
 from ganvas.errors import GanvasError
 from ganvas.generate import attention_file, lit
-from ganvas.pipeline import Model, load
+from ganvas.pipeline import Model, build_system, load
 from ganvas.recipe import load_recipe
 from ganvas.training.loop import train
 
@@ -92,3 +93,10 @@ def test_systems_without_words_and_wrong_arguments_say_so(undisturbed: Path, tmp
     with pytest.raises(GanvasError, match="65 images: attention is shown for at most 64"):
         attention_file(undisturbed, [CAPTION], tmp_path / "a.png", n=65)
     assert not list(tmp_path.iterdir())
+
+
+def test_a_single_stage_attends_to_nothing_and_says_so(model: Model) -> None:
+    recipe = replace(model.recipe, settings=replace(model.recipe.settings, stages=1))
+    single = Model(build_system(recipe, captions=[CAPTION]), recipe, {}, model.device)
+    with pytest.raises(GanvasError, match=r"does not attend to words with these settings.*stages=2"):
+        single.attention(CAPTION)

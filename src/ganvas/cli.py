@@ -171,7 +171,7 @@ def generate(
     if show_attention:
         if style_from:
             raise GanvasError("--show-attention: shows images by their noise; leave --style-from out")
-        print(attention_file(model, texts, out, n=n, seed=seed, device=device))
+        print(attention_file(model, texts, out, n=n, seed=seed, device=device, precision=precision))
         return
     for path in generate_files(
         model, texts, out, n=n, seed=seed, style_from=style_from, device=device, precision=precision

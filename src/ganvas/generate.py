@@ -82,7 +82,14 @@ def generate_files(
 
 
 def attention_file(
-    path: Path, captions: Sequence[str], out: Path, *, n: int = 1, seed: int = 0, device: str = "auto"
+    path: Path,
+    captions: Sequence[str],
+    out: Path,
+    *,
+    n: int = 1,
+    seed: int = 0,
+    device: str = "auto",
+    precision: str = "float32",
 ) -> Path:
     """Write one sheet that shows which word drew which region: a row an image, a tile a word.
 
@@ -95,6 +102,7 @@ def attention_file(
         n: images a caption.
         seed: of the noise.
         device: ``auto``, ``cpu``, ``cuda`` or ``mps``.
+        precision: of the images, as for ``generate_files``; attention is always computed in float32.
 
     Raises:
         GanvasError: for everything that is wrong with the arguments, before anything is written.
@@ -107,7 +115,7 @@ def attention_file(
         raise GanvasError("no caption given; write at least one")
     if len(captions) * n > _MAX_ATTENTION:
         raise GanvasError(f"{len(captions) * n:,} images: attention is shown for at most {_MAX_ATTENTION}")
-    model = load(path, device=device)
+    model = load(path, device=device, precision=precision)
     rows, titles = [], []
     for caption in captions:
         for found in model.attention(caption, n, seed):

@@ -336,7 +336,7 @@ class Model:
         if not self.system.attends:
             raise GanvasError(
                 f"'{self.recipe.name}' is a model of system {self.recipe.system}, which does not attend to"
-                " words; try AttnGAN or a system that builds on it"
+                " words with these settings; try AttnGAN of several stages (settings.stages=2)"
             )
         images = self.generate([caption], n, seed)
         words = self.system.text_encoder.words_of(caption)

@@ -237,7 +237,6 @@ class AttnGan(System):
     """
 
     training_only = ("discriminators", "damsm")
-    attends = True
 
     def __init__(self, settings: AttnGanSettings, text_encoder: TextEncoder, image_size: int) -> None:
         super().__init__()
@@ -245,6 +244,7 @@ class AttnGan(System):
         self.noise_dim = settings.noise_dim + settings.condition_dim
         self.text_encoder = text_encoder
         self.generator = Generator(settings, text_encoder.sentence_dim, text_encoder.word_dim, image_size)
+        self.attends = len(self.generator.further) > 0
         self.sizes = stage_sizes(image_size, settings.stages)[-len(self.generator.heads) :]
         self.discriminators = nn.ModuleList(
             StackedDiscriminator(
