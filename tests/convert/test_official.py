@@ -131,3 +131,10 @@ def test_a_checkpoint_of_other_things_is_named(tmp_path: Path) -> None:
     torch.save({"epoch": 3, "weight": torch.ones(1)}, tmp_path / "netG.pth")
     with pytest.raises(GanvasError, match="holds no tensors by name"):
         read_state(tmp_path / "netG.pth")
+
+
+def test_a_release_with_a_text_encoder_takes_no_other(
+    stage1: Path, undisturbed: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(GanvasError, match="AttnGAN: has a text encoder of its own; leave --text out"):
+        convert_files("attngan", [stage1], tmp_path / "model", undisturbed)

@@ -113,6 +113,8 @@ def convert_files(name: str, files: Sequence[Path], out: Path, text_from: Path |
     release = find_release(name)
     if out.exists():
         raise GanvasError(f"{out}: exists; choose another folder with --out")
+    if release.vocabulary and text_from is not None:
+        raise GanvasError(f"{release.name}: has a text encoder of its own; leave --text out")
     given = Given(
         states=_states(release, [path for path in files if path.suffix not in _VOCABULARY]),
         vocabulary=_vocabulary(release, [path for path in files if path.suffix in _VOCABULARY]),
