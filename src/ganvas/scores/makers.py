@@ -149,6 +149,16 @@ def _style(job: Job) -> Sequence[Score]:
     return [make(model, job.store, protocol) for make in (style_experiment, text_baseline)]
 
 
+def _caption_spread(job: Job) -> Sequence[Score]:
+    from ganvas.scores.caption_spread import SpreadProtocol, caption_spread
+
+    if job.target.model is None:
+        return []
+    features = {"features": job.tools["features"]} if "features" in job.tools else {}
+    protocol = _settings(SpreadProtocol, job, split=job.protocol.split, **features)
+    return [caption_spread(job.target.model, job.store, protocol, weights=job.tools.get("weights"))]
+
+
 def _size(job: Job) -> Sequence[Score]:
     from ganvas.scores.model_size import SizeProtocol, model_size
 
@@ -167,6 +177,7 @@ MAKERS: dict[str, Maker] = {
     "emoji attributes": _attributes,
     "soa": _soa,
     "style": _style,
+    "caption spread": _caption_spread,
     "size": _size,
 }
 """By the names that protocols use."""
