@@ -81,7 +81,8 @@ GENERATE: list[Any] = [
     (["RUN", "--captions", "/dev/zero"], "/dev/zero: more than 10,000,000 bytes"),
     (["RUN", "a", "--device", "tpu"], "device 'tpu'"),
     pytest.param(["RUN", "a", "--device", "cuda"], "device 'cuda': this machine has none", marks=NO_GPU),
-    ([], "Missing argument"),
+    (["--model", "missing", "a"], "missing: no such folder"),
+    (["runs/missing", "a red ball"], "if it is a caption, name the model too: --model emoji-default"),
     (["RUN", "a", "--sead", "1"], "--sead"),
 ]
 

@@ -140,8 +140,18 @@ def train(
 
 @app.command()
 def generate(
-    model: Annotated[Path, typer.Argument(help="A run folder, or a model folder.")],
-    captions: Annotated[list[str] | None, typer.Argument(help="What to generate.")] = None,
+    words: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[MODEL] CAPTIONS...",
+            help="What to generate; before it, where it is not the default model, a run, a model folder, or"
+            " a name of 'ganvas models'.",
+            show_default=False,
+        ),
+    ] = None,
+    model: Annotated[
+        str | None, typer.Option(help="The model, by its name; then all arguments are captions.")
+    ] = None,
     n: Annotated[int, typer.Option("-n", help="Images for each caption.")] = 1,
     seed: Annotated[int, typer.Option(help="Of the noise: the same seed gives the same images.")] = 0,
     out: Annotated[
@@ -162,8 +172,14 @@ def generate(
         str, typer.Option(help="float32, bfloat16 (faster, a little different), or auto.")
     ] = "float32",
 ) -> None:
-    """Generate images for captions."""
-    texts = [*(captions or []), *(_read_captions(captions_from) if captions_from else [])]
+    """Generate images for captions: ganvas generate "a smiling cat"."""
+    from ganvas.models import part_words
+
+    if model is None:
+        model, captions = part_words(words or [], more_captions=captions_from is not None)
+    else:
+        captions = words or []
+    texts = [*captions, *(_read_captions(captions_from) if captions_from else [])]
     if not texts and captions_from is None and sys.stdin is not None and not sys.stdin.isatty():
         texts = _read_captions("-")
     from ganvas.generate import attention_file, generate_files
@@ -229,7 +245,9 @@ def convert(
 def score(
     target: Annotated[
         str,
-        typer.Argument(help="A run, a model, a folder of images with captions, 'real' or 'shuffled'."),
+        typer.Argument(
+            help="A run, a model, one that ships, a folder of images with captions, 'real' or 'shuffled'."
+        ),
     ],
     data: Annotated[Path, typer.Option(help="The prepared data set.")],
     protocol: Annotated[
@@ -264,7 +282,7 @@ def score(
 
 @app.command()
 def compare(
-    models: Annotated[list[Path], typer.Argument(help="Runs, or model folders.")],
+    models: Annotated[list[Path], typer.Argument(help="Runs, model folders, or models that ship.")],
     data: Annotated[Path | None, typer.Option(help="A prepared data set, for captions.")] = None,
     caption: Annotated[
         list[str] | None, typer.Option(help="To generate, as often as needed; by default from the data.")

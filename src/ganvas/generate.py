@@ -24,7 +24,7 @@ _MOST_COLUMNS = 8
 
 
 def generate_files(
-    path: Path,
+    path: str | Path,
     captions: Sequence[str],
     out: Path,
     *,
@@ -37,7 +37,7 @@ def generate_files(
     """Generate ``n`` images a caption and write them.
 
     Args:
-        path: a run or model folder.
+        path: a run or model folder, or a model that ships.
         captions: at least one; a model that was trained without captions needs none, and ignores them.
         out: a ``.png`` file: one image as it is, several as a sheet; any other name is a folder that gets one
             file an image.

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from ganvas import __version__
 from ganvas.errors import GanvasError, RunStopped
 from ganvas.images import image_to_tensor, to_uint8
+from ganvas.models import DEFAULT, no_such_model, place_of
 from ganvas.recipe import Recipe, resolve
 from ganvas.systems import find
 from ganvas.systems.base import System
@@ -138,11 +139,14 @@ def save_model(
     write_atomically(folder / "model.safetensors", save(weights))
 
 
-def load(path: str | os.PathLike[str], *, device: str = "auto", precision: str = "float32") -> Model:
+def load(
+    path: str | os.PathLike[str] = DEFAULT, *, device: str = "auto", precision: str = "float32"
+) -> Model:
     """Open a trained model.
 
     Args:
-        path: a run folder, or the ``model`` folder of one, from anywhere.
+        path: a run folder, or the ``model`` folder of one, from anywhere; or the name of a model that ships.
+            Without one, the default model.
         device: ``auto``, ``cpu``, ``cuda`` or ``mps``.
         precision: of generating: ``float32``, ``bfloat16``, or ``auto`` for what the device is faster at.
             Images in bfloat16 differ a little.
@@ -406,16 +410,17 @@ def _pad_words(text: Text, length: int) -> Text:
 
 
 def find_model(path: Path) -> Path:
-    """The model folder that ``path`` is, or that of the run that it is.
+    """The model folder that ``path`` is, that of the run that it is, or the shipped model of this name.
 
     Raises:
         GanvasError: there is none.
     """
+    path = place_of(path)
     for folder in (path / "model", path):
         if (folder / "config.json").is_file():
             return folder
     if not path.exists():
-        raise GanvasError(f"{path}: no such folder; give a run folder or a model folder")
+        raise no_such_model(path)
     if (path / "run.json").is_file():
         raise GanvasError(f"{path}: this run has not saved a model yet; train it further")
     raise GanvasError(f"{path}: holds no model (config.json is missing)")

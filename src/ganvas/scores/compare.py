@@ -13,6 +13,7 @@ from PIL import Image
 from ganvas.data.store import Store
 from ganvas.errors import GanvasError
 from ganvas.gallery import MAX_IMAGES
+from ganvas.models import place_of
 from ganvas.pipeline import Model, load
 from ganvas.scores.learning_curves import curves, read_log
 from ganvas.scores.model_facts import model_facts
@@ -95,7 +96,7 @@ def compare(
     The same models, data and files give the same page.
 
     Args:
-        models: run or model folders; one is enough.
+        models: run or model folders, or models that ship; one is enough.
         out: the page, ending in ``.html``; its folder is made.
         data: a prepared data set, from whose test split captions and real images are taken.
         captions: shown instead of those of the data.
@@ -117,6 +118,7 @@ def compare(
     """
     if out.suffix.lower() not in (".html", ".htm"):
         raise GanvasError(f"{out}: the page is written as HTML; end the name in .html")
+    models = [place_of(path) for path in models]
     names = model_names(models)
     plan = _plan(data, captions, vary, seed, layout or Layout())
     if plan.num_images * len(models) > MAX_IMAGES:

@@ -15,6 +15,7 @@ from typing import Any
 from ganvas import __version__
 from ganvas.data.store import Store
 from ganvas.errors import GanvasError, did_you_mean
+from ganvas.models import place_of
 from ganvas.scores.pictures import Pictures, from_folder, generated, real
 from ganvas.scores.protocols import NamedProtocol, Wanted, chosen_protocol
 from ganvas.scores.score import Score, compared, differences, read_scores
@@ -100,7 +101,8 @@ def score(
     """Score a model, a folder of images, or the real images of the data.
 
     Args:
-        target: a run or model folder, a folder of images with captions, or ``real`` or ``shuffled``.
+        target: a run or model folder, a model that ships, a folder of images with captions, ``real`` or
+            ``shuffled``.
         data: the prepared data set.
         protocol: a name of ``ganvas.scores.protocols``; by default the one for this data set.
         num: images, where they are to be fewer or more than the protocol has: the scores then say so.
@@ -145,9 +147,11 @@ def _target(
     if target in ("real", "shuffled"):
         shown = real(store, split=named.split, num=num, seed=seed, shuffled=target == "shuffled")
         return Target(name=shown.kind, pictures=shown)
-    path = Path(target)
+    path = place_of(target)
     if not path.exists():
-        raise GanvasError(f"{path}: no such folder; give a run, a model, a folder of images, or 'real'")
+        raise GanvasError(
+            f"{path}: no such folder; give a run, a model, one that ships, a folder of images, or 'real'"
+        )
     if any((folder / "config.json").is_file() for folder in (path / "model", path)):
         from ganvas.pipeline import load
 

@@ -5,14 +5,16 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import cast
+from typing import TYPE_CHECKING, cast
 
 import torch
-from lightning_fabric import Fabric
 from torch import Tensor
 
 from ganvas.errors import GanvasError, RunStopped, did_you_mean
 from ganvas.recipe import TrainingSettings
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric  # seconds, which only training should take
 
 _DEVICES = ("auto", "cpu", "cuda", "mps")
 
@@ -66,6 +68,8 @@ def make_fabric(training: TrainingSettings) -> Fabric:
     Raises:
         GanvasError: this machine has no such device, or too few of them.
     """
+    from lightning_fabric import Fabric
+
     logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
     device = choose_device(training.device)
     here = {"cuda": torch.cuda.device_count(), "mps": 1}.get(device.type, training.num_devices)
