@@ -12,6 +12,7 @@ import typer
 
 from ganvas import __version__
 from ganvas.errors import GanvasError
+from ganvas.memory import keep_freed_memory
 
 app = typer.Typer(
     name="ganvas",
@@ -35,6 +36,7 @@ _INTERRUPTED = 130
 def main() -> NoReturn:
     """Run the command; a user's mistake is one line on standard error and exit status 2."""
     warnings.filterwarnings("ignore", module=r"(torch|lightning_fabric)\..*")
+    keep_freed_memory()
     try:
         status = app(standalone_mode=False) or 0
         if status == _INTERRUPTED:  # newer typer gives back what older typer raises
