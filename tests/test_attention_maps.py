@@ -12,10 +12,10 @@ from tiny_runs import SIZE
 
 from ganvas.data.store import Store
 from ganvas.errors import GanvasError
-from ganvas.generate import attention_file, lit
 from ganvas.pipeline import Model, build_system, load
 from ganvas.recipe import load_recipe
 from ganvas.training.loop import train
+from ganvas.word_sheets import attention_file, lit
 
 CAPTION = "a red ball and one green hat"
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import warnings
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
@@ -169,6 +170,12 @@ def generate(
     show_attention: Annotated[
         bool, typer.Option("--show-attention", help="Show which word drew which region, on one sheet.")
     ] = False,
+    show_layout: Annotated[
+        bool, typer.Option("--show-layout", help="Show where each word lies (ALR-GAN), on one sheet.")
+    ] = False,
+    picture: Annotated[
+        Path | None, typer.Option(help="With --show-layout: where the words lie in this picture as well.")
+    ] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "auto",
     precision: Annotated[
         str, typer.Option(help="float32, bfloat16 (faster, a little different), or auto.")
@@ -184,17 +191,30 @@ def generate(
     texts = [*captions, *(_read_captions(captions_from) if captions_from else [])]
     if not texts and captions_from is None and sys.stdin is not None and not sys.stdin.isatty():
         texts = _read_captions("-")
-    from ganvas.generate import attention_file, generate_files
+    if show_attention or show_layout or picture:
+        _check_shown(show_attention, show_layout, picture, style_from)
+        from ganvas.word_sheets import attention_file, layout_file
 
-    if show_attention:
-        if style_from:
-            raise GanvasError("--show-attention: shows images by their noise; leave --style-from out")
-        print(attention_file(model, texts, out, n=n, seed=seed, device=device, precision=precision))
+        write = attention_file if show_attention else partial(layout_file, picture=picture)
+        print(write(model, texts, out, n=n, seed=seed, device=device, precision=precision))
         return
+    from ganvas.generate import generate_files
+
     for path in generate_files(
         model, texts, out, n=n, seed=seed, style_from=style_from, device=device, precision=precision
     ):
         print(path)
+
+
+def _check_shown(attention: bool, layout: bool, picture: Path | None, style_from: Path | None) -> None:
+    """Which options of a sheet of words go together."""
+    if attention and layout:
+        raise GanvasError("--show-attention, --show-layout: each writes a sheet of its own; give one of them")
+    if picture and not layout:
+        raise GanvasError("--picture: shows where words lie in a picture; give --show-layout as well")
+    if style_from:
+        name = "--show-layout" if layout else "--show-attention"
+        raise GanvasError(f"{name}: shows images by their noise; leave --style-from out")
 
 
 def _read_captions(source: str) -> list[str]:

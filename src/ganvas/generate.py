@@ -7,8 +7,6 @@ import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-import numpy as np
-import numpy.typing as npt
 from PIL import Image
 
 from ganvas.data.captions import UNCAPTIONED
@@ -19,7 +17,6 @@ from ganvas.sheets import Picture, Tile, save_png, sheet
 from ganvas.text.tokenizer import check_caption
 
 _MAX_ON_A_SHEET = 1024
-_MAX_ATTENTION = 64
 _MOST_COLUMNS = 8
 
 
@@ -79,67 +76,6 @@ def generate_files(
     images = model.generate(captions, n, seed, style_from=style)
     picture = images[0] if len(images) == 1 else _sheet(images, captions, n)
     return [save_png(picture, out)]
-
-
-def attention_file(
-    path: Path,
-    captions: Sequence[str],
-    out: Path,
-    *,
-    n: int = 1,
-    seed: int = 0,
-    device: str = "auto",
-    precision: str = "float32",
-) -> Path:
-    """Write one sheet that shows which word drew which region: a row an image, a tile a word.
-
-    A tile is the image, dark where the last stage did not look at the word.
-
-    Args:
-        path: a run or model folder of a system that attends to words.
-        captions: at least one.
-        out: a ``.png`` file.
-        n: images a caption.
-        seed: of the noise.
-        device: ``auto``, ``cpu``, ``cuda`` or ``mps``.
-        precision: of the images, as for ``generate_files``; attention is always computed in float32.
-
-    Raises:
-        GanvasError: for everything that is wrong with the arguments, before anything is written.
-    """
-    for number, caption in enumerate(captions, start=1):
-        check_caption(caption, f"caption {number}")
-    if out.suffix.lower() != ".png":
-        raise GanvasError(f"{out}: attention is shown on one sheet; name a .png file with --out")
-    if not captions:
-        raise GanvasError("no caption given; write at least one")
-    if len(captions) * n > _MAX_ATTENTION:
-        raise GanvasError(f"{len(captions) * n:,} images: attention is shown for at most {_MAX_ATTENTION}")
-    model = load(path, device=device, precision=precision)
-    rows, titles = [], []
-    for caption in captions:
-        for found in model.attention(caption, n, seed):
-            tiles = [
-                Tile(lit(found.image, look), word)
-                for word, look in zip(found.words, found.maps[-1], strict=True)
-            ]
-            rows.append([Tile(found.image, "the image"), *tiles])
-            titles.append(caption)
-    return save_png(sheet(rows, row_titles=titles, lead_columns=1), out)
-
-
-def lit(image: Image.Image, weights: npt.NDArray[np.float32]) -> Image.Image:
-    """An image as bright as its places are looked at: fully at the greatest weight, a fifth at the least.
-
-    Args:
-        image: ``H`` x ``W``.
-        weights: ``(h, w)``, scaled to the image.
-    """
-    low, high = float(weights.min()), float(weights.max())
-    light = (weights - low) / max(high - low, 1e-6)
-    mask = Image.fromarray(light.astype(np.float32)).resize(image.size, Image.Resampling.BILINEAR)
-    bright = 0.2 + 0.8 * np.asarray(mask)[..., None]
-    return Image.fromarray((np.asarray(image.convert("RGB")) * bright).round().astype(np.uint8))
 
 
 def _sheet(images: Sequence[Image.Image], captions: Sequence[str], n: int) -> Image.Image:

@@ -7,10 +7,9 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
 import torch.nn.functional as F
 from PIL import Image
@@ -23,6 +22,7 @@ from ganvas.errors import GanvasError, RunStopped
 from ganvas.images import image_to_tensor, to_uint8
 from ganvas.models import DEFAULT, no_such_model, place_of
 from ganvas.recipe import Recipe, resolve
+from ganvas.sheets import to_rgb
 from ganvas.systems import find
 from ganvas.systems.base import System
 from ganvas.text import build
@@ -30,6 +30,7 @@ from ganvas.text.encoder import NoText, Text, TextEncoder
 from ganvas.text.tokenizer import FILE as VOCABULARY
 from ganvas.text.tokenizer import check_caption
 from ganvas.text.transformer import CONFIG_FILE as TRANSFORMER
+from ganvas.word_maps import WordMaps, check_attends, check_lays_out, maps_of_generated, maps_of_real
 
 FORMAT = 1
 MAX_IMAGES = 100_000
@@ -174,16 +175,6 @@ def load(
     return Model(system, recipe, config["trained"], place, choose_precision(precision, place))
 
 
-class Attention(NamedTuple):
-    """An image, and the words that its places were drawn from."""
-
-    image: Image.Image
-    words: list[str]
-    """Those that were read of the caption."""
-    maps: list[npt.NDArray[np.float32]]
-    """For each stage that attends, small to large: ``(T, H, W)``, weights that sum to 1 over words."""
-
-
 class Model:
     """A trained system that generates images.
 
@@ -323,7 +314,7 @@ class Model:
         return [Image.fromarray(image) for image in images]
 
     @torch.inference_mode()
-    def attention(self, caption: str, n: int = 1, seed: int = 0) -> list[Attention]:
+    def attention(self, caption: str, n: int = 1, seed: int = 0) -> list[WordMaps]:
         """Which word each place of an image was drawn from; the images are those of ``generate``.
 
         Args:
@@ -337,20 +328,46 @@ class Model:
         Raises:
             GanvasError: an empty or endless caption, a bad number, or a system that does not attend to words.
         """
-        if not self.system.attends:
-            raise GanvasError(
-                f"'{self.recipe.name}' is a model of system {self.recipe.system}, which does not attend to"
-                " words with these settings; try AttnGAN of several stages (settings.stages=2)"
-            )
+        check_attends(self.system, self.recipe)
         images = self.generate([caption], n, seed)
-        words = self.system.text_encoder.words_of(caption)
-        text = self._embed([caption])
-        found = []
-        for image, noise in zip(images, self._noise(n, seed), strict=True):
-            maps = self.system.attention(text, noise[None].to(self.device))
-            stages = [stage[0, : len(words)].float().cpu().numpy() for stage in maps]
-            found.append(Attention(image, words, stages))
-        return found
+        return maps_of_generated(self.system, images, caption, self._embed([caption]), self._noise(n, seed))
+
+    def layout(self, caption: str, n: int = 1, seed: int = 0) -> list[WordMaps]:
+        """Where each word of a caption lies in generated images: attention that was trained to be as in real
+        ones. The counterpart for a real image is ``layout_of``.
+
+        Args:
+            caption: a string.
+            n: images.
+            seed: of the noise.
+
+        Returns:
+            One for each image, those of ``generate``.
+
+        Raises:
+            GanvasError: an empty or endless caption, a bad number, or a model without layout refinement.
+        """
+        check_lays_out(self.system, self.recipe)
+        return self.attention(caption, n, seed)
+
+    @torch.inference_mode()
+    def layout_of(self, image: Image.Image, caption: str) -> WordMaps:
+        """Where each word of a caption lies in a given image.
+
+        Args:
+            image: of any size; its middle square is read, at the size that the model generates.
+            caption: what it shows.
+
+        Returns:
+            The square that was read, and its layout at each stage.
+
+        Raises:
+            GanvasError: an empty or endless caption, or a model without layout refinement.
+        """
+        check_lays_out(self.system, self.recipe)
+        pixels = image_to_tensor(to_rgb(image), self.image_size).to(self.device)
+        text = self._embed([check_caption(caption)])
+        return maps_of_real(self.system, pixels, caption, text)
 
     def _check_generates(self) -> None:
         if not self.system.generates:
