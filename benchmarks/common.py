@@ -81,18 +81,26 @@ class Bench:
         return run
 
 
-def make_bench(recipe: Recipe, device: torch.device) -> Bench:
+def make_bench(recipe: Recipe, device: torch.device, text_dims: tuple[int, int] | None = None) -> Bench:
     """Build the system of a recipe, real widths, the same random weights in every call.
+
+    Args:
+        recipe: which.
+        device: where.
+        text_dims: widths of sentences and words; by default those of the recipe's encoder, which is made for
+            them and may have to be fetched.
 
     Raises:
         GanvasError: the recipe trains no generator.
     """
     if recipe.text is None:
         raise GanvasError(f"recipe {recipe.name}: trains no generator; choose one that does")
-    with torch.device("meta"):
-        like = build(recipe.text, ["a caption"], None)
+    if text_dims is None:
+        with torch.device("meta"):
+            like = build(recipe.text, ["a caption"], None)
+        text_dims = like.sentence_dim, like.word_dim
     torch.manual_seed(0)
-    encoder = StandIn(like.sentence_dim, like.word_dim)
+    encoder = StandIn(*text_dims)
     system = find(recipe.system).build(recipe.settings, encoder, recipe.data.image_size)
     layout = torch.channels_last if recipe.training.channels_last else torch.contiguous_format
     system.to(device).to(memory_format=layout)

@@ -13,13 +13,16 @@ Keys are those of the official release, so that ``ganvas.convert`` gives both si
 
 from __future__ import annotations
 
-from typing import Any, cast
+from collections.abc import Iterable, Sequence
+from typing import Any, NamedTuple, cast
 
 import torch
 import torch.nn.functional as F
+from inputs import Inputs
 from torch import Tensor, nn
 
 from ganvas.networks.inception import Inception
+from ganvas.text.encoder import Text
 
 
 class Glu(nn.Module):
@@ -99,12 +102,13 @@ class Attention(nn.Module):
         super().__init__()
         self.conv_context = nn.Conv2d(words, width, 1, bias=False)
 
-    def forward(self, h: Tensor, words: Tensor, mask: Tensor) -> Tensor:
+    def forward(self, h: Tensor, words: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
         context = self.conv_context(words.unsqueeze(3)).squeeze(3)  # (B, C, T)
         scores = torch.bmm(h.flatten(2).transpose(1, 2), context)  # (B, Q, T)
         scores = scores.masked_fill(~mask[:, None], -float("inf"))
         weights = torch.softmax(scores, dim=2).transpose(1, 2).contiguous()
-        return torch.bmm(context, weights).view_as(h)
+        maps = weights.view(len(h), -1, *h.shape[2:])  # (B, T, H, W)
+        return torch.bmm(context, weights).view_as(h), maps
 
 
 class NextStage(nn.Module):
@@ -114,32 +118,45 @@ class NextStage(nn.Module):
         self.residual = nn.Sequential(*(Residual(2 * width) for _ in range(residuals)))
         self.upsample = up_block(2 * width, width)
 
-    def forward(self, h: Tensor, words: Tensor, mask: Tensor) -> Tensor:
-        joined = torch.cat([h, self.att(h, words, mask)], dim=1)
-        return cast(Tensor, self.upsample(self.residual(joined)))
+    def forward(self, h: Tensor, words: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+        context, maps = self.att(h, words, mask)
+        return self.upsample(self.residual(torch.cat([h, context], dim=1))), maps
+
+
+class Generated(NamedTuple):
+    images: list[Tensor]
+    mean: Tensor
+    log_variance: Tensor
+    features: list[Tensor]
+    maps: list[Tensor]
 
 
 class Generator(nn.Module):
-    """``words`` are ``(B, D, T)`` here."""
+    """``words`` are ``(B, D, T)`` here; the first image has 64 pixels."""
 
     def __init__(
-        self, width: int = 32, text: int = 256, condition: int = 100, z: int = 100, r: int = 2
+        self, width: int, residuals: int, stages: int, text: int = 256, condition: int = 100, z: int = 100
     ) -> None:
         super().__init__()
+        self.stages = stages
         self.ca_net = Augmentation(text, condition)
         self.h_net1 = FirstStage(width, z + condition)
-        self.h_net2 = NextStage(width, text, r)
-        self.h_net3 = NextStage(width, text, r)
-        self.img_net1, self.img_net2, self.img_net3 = (ImageHead(width) for _ in range(3))
+        for number in range(2, stages + 1):
+            self.add_module(f"h_net{number}", NextStage(width, text, residuals))
+        for number in range(1, stages + 1):
+            self.add_module(f"img_net{number}", ImageHead(width))
 
     def forward(
         self, z: Tensor, epsilon: Tensor, sentence: Tensor, words: Tensor, mask: Tensor
-    ) -> tuple[list[Tensor], Tensor, Tensor]:
+    ) -> Generated:
         c, mean, log_variance = self.ca_net(sentence, epsilon)
-        h1 = self.h_net1(z, c)
-        h2 = self.h_net2(h1, words, mask)
-        h3 = self.h_net3(h2, words, mask)
-        return [self.img_net1(h1), self.img_net2(h2), self.img_net3(h3)], mean, log_variance
+        features, seen = [self.h_net1(z, c)], []
+        for number in range(2, self.stages + 1):
+            h, maps = getattr(self, f"h_net{number}")(features[-1], words, mask)
+            features.append(h)
+            seen.append(maps)
+        images = [getattr(self, f"img_net{i}")(h) for i, h in enumerate(features, start=1)]
+        return Generated(images, mean, log_variance, features, seen)
 
 
 class Logits(nn.Module):
@@ -212,19 +229,22 @@ class ImageEncoder(Inception):
         return self.emb_features(middle), self.emb_cnn_code(F.avg_pool2d(last, 8).flatten(1))
 
 
+def both_directions(scores: Tensor) -> Tensor:
+    target = torch.arange(len(scores), device=scores.device)
+    return F.cross_entropy(scores, target) + F.cross_entropy(scores.t(), target)
+
+
 def word_loss(
     regions: Tensor, words: Tensor, lengths: list[int], gammas: tuple[float, float, float]
 ) -> Tensor:
-    """Both directions. ``words``: ``(B, D, T)``."""
+    """``words``: ``(B, D, T)``."""
     size, columns = len(regions), []
     for i in range(size):
         word = words[i, :, : lengths[i]].unsqueeze(0).repeat(size, 1, 1)  # (B, D, T)
         context = region_context(word, regions, gammas[0])
         similarity = F.cosine_similarity(word.transpose(1, 2), context.transpose(1, 2), dim=2)  # (B, T)
         columns.append(torch.log(torch.exp(gammas[1] * similarity).sum(dim=1, keepdim=True)))
-    scores = gammas[2] * torch.cat(columns, dim=1)
-    target = torch.arange(size, device=words.device)
-    return F.cross_entropy(scores, target) + F.cross_entropy(scores.t(), target)
+    return both_directions(gammas[2] * torch.cat(columns, dim=1))
 
 
 def region_context(word: Tensor, regions: Tensor, gamma: float) -> Tensor:
@@ -237,89 +257,110 @@ def region_context(word: Tensor, regions: Tensor, gamma: float) -> Tensor:
 
 
 def sentence_loss(codes: Tensor, sentences: Tensor, gamma: float) -> Tensor:
-    scores = gamma * F.normalize(codes, dim=1) @ F.normalize(sentences, dim=1).t()
-    target = torch.arange(len(codes), device=codes.device)
-    return F.cross_entropy(scores, target) + F.cross_entropy(scores.t(), target)
+    return both_directions(gamma * F.normalize(codes, dim=1) @ F.normalize(sentences, dim=1).t())
+
+
+def kl_divergence(mean: Tensor, log_variance: Tensor) -> Tensor:
+    return -0.5 * torch.mean(1 + log_variance - mean.pow(2) - log_variance.exp())
+
+
+def plain_adam(parameters: Iterable[nn.Parameter], learning_rate: float) -> torch.optim.Adam:
+    return torch.optim.Adam(parameters, learning_rate, (0.5, 0.999), foreach=False, fused=False)
+
+
+class MovingAverage:
+    def __init__(self, module: nn.Module) -> None:
+        self.module, self.slow = module, [p.detach().clone() for p in module.parameters()]
+
+    def update(self) -> None:
+        for slow, live in zip(self.slow, self.module.parameters(), strict=True):
+            slow.mul_(0.999).add_(live.data, alpha=0.001)
 
 
 class PlainStep:
-    """One training step with bird settings.
+    """One training step of AttnGAN; those of the systems that build on it say what is theirs.
 
     Args:
+        settings: widths and weights.
+        sizes: of the images, small to large.
         device: where.
     """
 
-    def __init__(self, device: torch.device) -> None:
-        self.damsm_weight, self.gammas = 5.0, (4.0, 5.0, 10.0)
-        self.generator = Generator().to(device)
-        self.discriminators = [Discriminator(64, 256, size).to(device) for size in (64, 128, 256)]
+    def __init__(self, settings: Any, sizes: Sequence[int], device: torch.device) -> None:
+        self.settings, self.sizes = settings, sizes
+        self.generator = self.make_generator().to(device)
+        self.discriminators = [self.make_discriminator(size).to(device) for size in sizes]
         self.image_encoder = ImageEncoder().eval().requires_grad_(False).to(device)
-        options: dict[str, Any] = {"lr": 2e-4, "betas": (0.5, 0.999), "foreach": False, "fused": False}
-        self.generator_adam = torch.optim.Adam(self.generator.parameters(), **options)
-        self.discriminator_adams = [torch.optim.Adam(d.parameters(), **options) for d in self.discriminators]
-        self.average = [p.detach().clone() for p in self.generator.parameters()]
+        self.further = self.make_further().to(device)
+        self.generator_adam = plain_adam([*self.generator.parameters(), *self.further.parameters()], 2e-4)
+        self.discriminator_adams = [plain_adam(d.parameters(), 2e-4) for d in self.discriminators]
+        self.average = MovingAverage(self.generator)
 
-    def __call__(
-        self, images: list[Tensor], sentence: Tensor, words: Tensor, mask: Tensor, noise: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        """Update everything once.
+    def make_generator(self) -> nn.Module:
+        return Generator(self.settings.generator_width, self.settings.residual_blocks, len(self.sizes))
 
-        Args:
-            images: three sizes, small to large.
-            sentence: ``(B, D)``.
-            words: ``(B, D, T)``.
-            mask: ``(B, T)``.
-            noise: ``(B, Z + C)``.
+    def make_discriminator(self, size: int) -> Discriminator:
+        return Discriminator(self.settings.discriminator_width, 256, size)
 
-        Returns:
-            The losses of the discriminators and of the generator.
-        """
-        z, epsilon = noise[:, :100], noise[:, 100:]
-        fakes, mean, log_variance = self.generator(z, epsilon, sentence, words, mask)
-        d_total = torch.zeros((), device=noise.device)
+    def make_further(self) -> nn.Module:
+        """What else the generator's optimizer trains."""
+        return nn.Sequential()
+
+    def draw(self, inputs: Inputs) -> Generated:
+        z, epsilon = inputs.noise[:, :100], inputs.noise[:, 100:]
+        text = inputs.texts[0]
+        words = text.words.transpose(1, 2).contiguous()
+        return cast(Generated, self.generator(z, epsilon, text.sentence, words, text.mask))
+
+    def generate(self, inputs: Inputs) -> Tensor:
+        return self.draw(inputs).images[-1]
+
+    def __call__(self, inputs: Inputs) -> tuple[Tensor, Tensor]:
+        """Update everything once; the losses of the discriminators and of the generator."""
+        drawn = self.draw(inputs)
+        d_total = torch.zeros((), device=inputs.noise.device)
         for d, adam, real, fake in zip(
-            self.discriminators, self.discriminator_adams, images, fakes, strict=True
+            self.discriminators, self.discriminator_adams, inputs.images, drawn.images, strict=True
         ):
             d.zero_grad()
-            loss = self.discriminator_loss(d, real, fake.detach(), sentence)
+            loss = self.discriminator_loss(d, real, fake.detach(), inputs)
             loss.backward()  # type: ignore[no-untyped-call]
             adam.step()
             d_total = d_total + loss.detach()
-        self.generator.zero_grad()
-        loss = self.generator_loss(fakes, mean, log_variance, sentence, words, mask)
+        self.generator_adam.zero_grad()
+        loss = self.generator_loss(drawn, inputs)
         loss.backward()  # type: ignore[no-untyped-call]
         self.generator_adam.step()
-        for slow, live in zip(self.average, self.generator.parameters(), strict=True):
-            slow.mul_(0.999).add_(live.data, alpha=0.001)
+        self.average.update()
         return d_total, loss.detach()
 
-    def discriminator_loss(self, d: Discriminator, real: Tensor, fake: Tensor, sentence: Tensor) -> Tensor:
-        """Real, generated and mismatched, with a caption and without."""
+    def discriminator_loss(self, d: Discriminator, real: Tensor, fake: Tensor, inputs: Inputs) -> Tensor:
+        """Real, generated and, where there are some, mismatched, with a caption and without."""
+        sentence = inputs.texts[0].sentence
         ones, zeros = real.new_ones(len(real)), real.new_zeros(len(real))
         real_features, fake_features = d(real), d(fake)
         real_u, fake_u = d.UNCOND_DNET(real_features), d.UNCOND_DNET(fake_features)
         real_c, fake_c = d.COND_DNET(real_features, sentence), d.COND_DNET(fake_features, sentence)
-        wrong_c = d.COND_DNET(real_features, sentence.roll(-1, 0))
+        false = [fake_u, fake_c]
+        if self.settings.mismatched != "none":
+            false.append(d.COND_DNET(real_features, sentence.roll(-1, 0)))
         genuine = (F.binary_cross_entropy(real_u, ones) + F.binary_cross_entropy(real_c, ones)) / 2
-        false = sum(F.binary_cross_entropy(p, zeros) for p in (fake_u, fake_c, wrong_c))
-        return genuine + cast(Tensor, false) / 3
+        return genuine + torch.stack([F.binary_cross_entropy(p, zeros) for p in false]).mean()
 
-    def generator_loss(
-        self,
-        fakes: list[Tensor],
-        mean: Tensor,
-        log_variance: Tensor,
-        sentence: Tensor,
-        words: Tensor,
-        mask: Tensor,
-    ) -> Tensor:
-        """Three discriminators, DAMSM at the largest size, and the Kullback-Leibler divergence."""
-        total = -0.5 * torch.mean(1 + log_variance - mean.pow(2) - log_variance.exp())
-        for d, fake in zip(self.discriminators, fakes, strict=True):
+    def generator_loss(self, drawn: Generated, inputs: Inputs) -> Tensor:
+        """All discriminators, DAMSM at the largest size, and the Kullback-Leibler divergence."""
+        text, total = inputs.texts[0], kl_divergence(drawn.mean, drawn.log_variance)
+        for d, fake in zip(self.discriminators, drawn.images, strict=True):
             features, ones = d(fake), fake.new_ones(len(fake))
-            total = total + F.binary_cross_entropy(d.UNCOND_DNET(features), ones)
-            total = total + F.binary_cross_entropy(d.COND_DNET(features, sentence), ones)
-        regions, code = self.image_encoder.encode(fakes[-1])
-        damsm = word_loss(regions, words, mask.sum(dim=1).tolist(), self.gammas)
-        damsm = damsm + sentence_loss(code, sentence, self.gammas[2])
-        return total + self.damsm_weight * damsm
+            judged = F.binary_cross_entropy(d.UNCOND_DNET(features), ones)
+            judged = judged + F.binary_cross_entropy(d.COND_DNET(features, text.sentence), ones)
+            total = total + self.settings.adversarial_weight * judged
+        return total + self.damsm_loss(drawn.images[-1], text)
+
+    def damsm_loss(self, images: Tensor, text: Text) -> Tensor | float:
+        if self.settings.damsm_weight == 0:
+            return 0.0
+        regions, code = self.image_encoder.encode(images)
+        words = text.words.transpose(1, 2).contiguous()
+        loss = word_loss(regions, words, text.mask.sum(dim=1).tolist(), (4.0, 5.0, 10.0))
+        return self.settings.damsm_weight * (loss + sentence_loss(code, text.sentence, 10.0))
