@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import shutil
+import stat
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
+from safetensors.torch import load_file, save_file
 from tiny_runs import Called
 
 import ganvas as package
@@ -157,3 +162,58 @@ def test_scores_comparisons_and_encoders_take_a_shipped_model_by_its_name(
     assert not (stand_in / "scores.json").exists()
     page = ganvas("compare", DEFAULT, undisturbed, "--caption", "a red ball", "--out", "page.html")
     assert page.status == 0 and DEFAULT in (tmp_path / "page.html").read_text(encoding="utf-8"), page
+
+
+@pytest.fixture
+def ship(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """The tool that makes a shipped model."""
+    monkeypatch.syspath_prepend(str(Path(__file__).parent.parent / "tools"))
+    return importlib.import_module("ship_model").ship
+
+
+def a_score(**changes: Any) -> dict[str, Any]:
+    return {"name": "r-precision", "value": 0.5, "better": "higher", "protocol": {"split": "test"}, **changes}
+
+
+def test_the_tool_writes_half_weights_a_card_with_scores_and_nothing_of_training(
+    ship: Any, undisturbed: Path, tmp_path: Path
+) -> None:
+    scores, real = tmp_path / "scores.json", tmp_path / "real.json"
+    scores.write_text(json.dumps({"scores": [a_score(), a_score(name="fid", value=12.5, better="lower")]}))
+    others = [a_score(value=0.9), a_score(name="fid", protocol={"split": "val"})]
+    real.write_text(json.dumps({"scores": others}))
+    out = ship(undisturbed, tmp_path / "emoji-default", scores, real, "a note")
+    names = ["README.md", "config.json", "model.safetensors", "scores-real.json", "scores.json"]
+    assert sorted(path.name for path in out.iterdir()) == names
+    assert {value.dtype for value in load_file(out / "model.safetensors").values()} >= {torch.float16}
+    exact, half = package.load(undisturbed, device="cpu"), package.load(out, device="cpu")
+    assert {p.dtype for p in half.system.parameters()} == {torch.float32}
+    pictures = [np.asarray(model.generate(["a red ball"])[0], float) for model in (exact, half)]
+    assert np.abs(pictures[0] - pictures[1]).max() < 4
+    card = (out / "README.md").read_text(encoding="utf-8")
+    assert "| r-precision | 50.0 % | 90.0 % | higher | split test |" in card
+    assert "| fid | 12.5 | \u2013 | lower | split test |" in card
+    assert "A note" in card and "`gan-int-cls`" in card and "24 in phase gan" in card and "CC-BY-4.0" in card
+    assert stat.S_IMODE((out / "model.safetensors").stat().st_mode) & stat.S_IROTH
+
+
+def test_a_model_that_is_too_large_to_ship_is_refused_and_the_old_one_stays(
+    ship: Any, undisturbed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(models, "MAX_BYTES", 10_000)
+    (tmp_path / "old").mkdir()
+    (tmp_path / "old" / "config.json").write_text("{}")
+    with pytest.raises(GanvasError, match="MB in float16, more than the 0 MB that may ship"):
+        ship(undisturbed, tmp_path / "old", None, None, "")
+    assert [path.name for path in tmp_path.iterdir()] == ["old"]
+    assert (tmp_path / "old" / "config.json").read_text() == "{}"
+
+
+def test_weights_that_float16_cannot_hold_are_refused(ship: Any, undisturbed: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(undisturbed / "model", tmp_path / "model"))
+    weights = load_file(folder / "model.safetensors")
+    first = next(iter(weights))
+    weights[first] = weights[first] + 1e6
+    save_file(weights, folder / "model.safetensors")
+    with pytest.raises(GanvasError, match=f"'{first}' does not fit into float16"):
+        ship(folder, tmp_path / "out", None, None, "")

@@ -1,4 +1,4 @@
-"""Copy a model folder with its weights in half precision, as models that ship are kept.
+"""Copy a model folder with its weights in half precision, as the networks of scores are kept.
 
 python tools/pack_model.py runs/retriever-emoji/model src/ganvas/scores/retrievers/emoji
 """
@@ -7,10 +7,20 @@ from __future__ import annotations
 
 import argparse
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
 from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+
+def halved(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Floats in half precision; everything else as it is."""
+    return {
+        name: value.to(torch.float16) if value.is_floating_point() else value
+        for name, value in weights.items()
+    }
 
 
 def main() -> None:
@@ -20,7 +30,7 @@ def main() -> None:
     given = parser.parse_args()
     shutil.copytree(given.model, given.out, dirs_exist_ok=True)
     weights = load_file(given.model / "model.safetensors")
-    halves = {name: value.half() if value.is_floating_point() else value for name, value in weights.items()}
+    halves = halved(weights)
     worst = max(
         float((value.float() - weights[name].float()).abs().max())
         for name, value in halves.items()
