@@ -3,8 +3,8 @@
     python benchmarks/along.py gan-int-cls-emoji stackgan-emoji stackgan-v2-emoji attngan-emoji \
         --data data/emoji-64 --images 60000 --encoders runs/gan-int-cls-emoji --encoders runs/damsm-emoji
 
-The budget is what the networks that generate see in training, the same number of images for all; a system of
-several stages shares it among them. Text encoders are trained before, and may be shared: a recipe takes the
+The budget is what the networks that generate see in training, the same number of images for all; a system
+whose stages are trained one after the other gets it for each, as its paper does. Text encoders are trained before, and may be shared: a recipe takes the
 first of ``--encoders`` whose text encoder has its settings. At every point the run stops, is scored and goes
 on, which changes nothing of it. What is done already is not done again.
 """
@@ -50,12 +50,11 @@ def generating_phases(recipe: Recipe, store: Store) -> list[str]:
 
 
 def budgets(phases: Sequence[str], images: int, points: int) -> list[dict[str, int]]:
-    """How many images each phase has seen at every point; phases share them, one after the other."""
-    share = images // len(phases)
+    """How many images each phase has seen at every point; each gets them all, one after the other."""
     found = []
     for point in range(1, points + 1):
-        seen = images * point // points
-        found.append({p: min(share, max(0, seen - i * share)) for i, p in enumerate(phases)})
+        seen = images * len(phases) * point // points
+        found.append({p: min(images, max(0, seen - i * images)) for i, p in enumerate(phases)})
     return found
 
 
@@ -144,7 +143,7 @@ def main() -> None:
     print(table(rows))
     if options.out:
         data = {"name": store.info.name, "size": store.info.size, "fingerprint": store.info.fingerprint}
-        budget = {"images": options.images, "counted": "seen by what generates", "points": options.points}
+        budget = {"images": options.images, "counted": "seen by each stage that generates", "points": options.points}
         result = {"budget": budget, "data": data, "rows": rows, "machine": machine(torch.device("cpu"))}
         write_result(options.out, result)
 
