@@ -18,6 +18,7 @@ from tiny_runs import COLOURS, SIZE, THINGS, Called, outcome, tiny_recipe, tiny_
 from ganvas.data.indexing import index_shards
 from ganvas.data.stream_index import Reading, ShardStream
 from ganvas.errors import GanvasError
+from ganvas.recipe import load_recipe
 from ganvas.training.checkpoint import list_checkpoints
 from ganvas.training.inputs import StreamInputs
 from ganvas.training.loop import train
@@ -145,6 +146,29 @@ def test_what_a_stream_cannot_serve_is_one_line(
     tree["data"] |= data
     with pytest.raises(GanvasError, match=why):
         recipe_store(resolve(tree), stream.path)
+
+
+def test_a_system_that_reads_several_captions_of_an_image_is_refused_before_any_phase(
+    stream: ShardStream, tmp_path: Path
+) -> None:
+    small = [
+        f"data.image_size={SIZE}",
+        "text.features=8",
+        "text.embedding=4",
+        "settings.stages=2",
+        "settings.generator_width=4",
+        "settings.discriminator_width=4",
+        "settings.damsm.width=4",
+        "training.batch_size=4",
+        "training.batch_sizes={}",
+        "training.device=cpu",
+    ]
+    recipe = load_recipe("sd-gan-emoji", [*small, "training.images={damsm: 4, gan: 4}"])
+    with pytest.raises(GanvasError, match=r"one caption of an image, and phase gan of this system reads 2"):
+        train(recipe, stream, tmp_path / "run")
+    assert not list(tmp_path.iterdir())
+    alone = load_recipe("sd-gan-emoji", [*small, "training.images={damsm: 4}"])
+    assert (train(alone, stream, tmp_path / "damsm").model / "model.safetensors").is_file()
 
 
 def test_mismatched_captions_are_those_of_the_next_image(stream: ShardStream) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TypeAlias
 
@@ -18,6 +19,20 @@ from ganvas.recipe import DataSettings, Recipe
 from ganvas.systems.base import Phase
 
 Data: TypeAlias = Store | ShardStream
+
+
+def check_captions(data: Data, phases: Iterable[Phase]) -> None:
+    """Refuse, before anything is trained, data that cannot serve a later phase.
+
+    Raises:
+        GanvasError: a stream gives one caption of an image, and a phase reads several.
+    """
+    for phase in phases:
+        if isinstance(data, ShardStream) and phase.captions > 1:
+            raise GanvasError(
+                f"{data.path}: is a stream of shards, which gives one caption of an image, and phase"
+                f" {phase.name} of this system reads {phase.captions}; prepare the data set"
+            )
 
 
 def make_feed(
@@ -41,11 +56,6 @@ def make_feed(
     crop = data.info.size * settings.image_size // (settings.stored_size or settings.image_size)
     seed = recipe.training.seed + 1000 * number
     if isinstance(data, ShardStream):
-        if phase.captions > 1:
-            raise GanvasError(
-                f"{data.path}: is a stream of shards, which gives one caption of an image, and phase"
-                f" {phase.name} of this system reads {phase.captions}; prepare the data set"
-            )
         return StreamFeed(
             data,
             StreamSettings(

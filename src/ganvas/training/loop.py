@@ -45,7 +45,7 @@ from ganvas.training.device import (
     wait_for_all,
 )
 from ganvas.training.encoders import is_taken_over, take_over, trained_files
-from ganvas.training.feeding import Data, make_feed, shown_images, training_captions
+from ganvas.training.feeding import Data, check_captions, make_feed, shown_images, training_captions
 from ganvas.training.inputs import make_inputs
 from ganvas.training.labels import with_labels
 from ganvas.training.log import Log, short_note
@@ -96,6 +96,9 @@ def train(recipe: Recipe, store: Data, folder: Path) -> Run:
     system.requires_grad_(False)
     phases = system.phases()
     _check_budgets(recipe, phases)
+    budgets = recipe.training.images
+    due = {n: p for n, p in enumerate(phases) if budgets.get(p.name, 0) and not is_taken_over(p, recipe)}
+    check_captions(store, due.values())
     if fabric.global_rank == 0:
         open_run(folder, recipe, store)
     wait_for_all(fabric)
@@ -104,9 +107,7 @@ def train(recipe: Recipe, store: Data, folder: Path) -> Run:
     steps = 0
     with stop_signal() as stop:
         job = Job(recipe, store, run, fabric, system, stop)
-        for number, phase in enumerate(phases):
-            if recipe.training.images.get(phase.name, 0) == 0 or is_taken_over(phase, recipe):
-                continue
+        for number, phase in due.items():
             if reached is None or checkpoint_number(reached) <= number:
                 steps += PhaseRun(job, number, phase).run(reached)
                 reached = None
