@@ -19,6 +19,7 @@ from ganvas.word_maps import WordMaps
 
 _MOST = 64
 _GOLDEN_ANGLE = 0.381966  # of a turn: hues that follow each other lie far apart
+_BRIGHTNESS = (0.95, 0.65, 0.8)
 _PALEST = 0.5  # what black becomes below the colour of a word, so that dark places show it too
 
 
@@ -137,9 +138,15 @@ def tinted(
 
 
 def word_colours(num: int) -> npt.NDArray[np.float32]:
-    """``(num, 3)`` from 0 to 1: a colour for each word of a caption, neighbours far apart."""
+    """``(num, 3)`` from 0 to 1: a colour for each word of a caption, neighbours far apart.
+
+    After eight, hues come close to earlier ones; they are then darker.
+    """
     hues = [(0.58 + k * _GOLDEN_ANGLE) % 1 for k in range(num)]
-    return np.array([colorsys.hsv_to_rgb(hue, 0.8, 0.95) for hue in hues], np.float32)
+    values = [_BRIGHTNESS[k // 8 % len(_BRIGHTNESS)] for k in range(num)]
+    return np.array(
+        [colorsys.hsv_to_rgb(hue, 0.8, value) for hue, value in zip(hues, values, strict=True)], np.float32
+    )
 
 
 def _layout_rows(shown: Sequence[tuple[str, WordMaps]]) -> list[list[Tile]]:
