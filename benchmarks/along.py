@@ -3,10 +3,11 @@
     python benchmarks/along.py gan-int-cls-emoji stackgan-emoji stackgan-v2-emoji attngan-emoji \
         --data data/emoji-64 --images 60000 --encoders runs/gan-int-cls-emoji --encoders runs/damsm-emoji
 
-The budget is what the networks that generate see in training, the same number of images for all; a system
-whose stages are trained one after the other gets it for each, as its paper does. Text encoders are trained before, and may be shared: a recipe takes the
-first of ``--encoders`` whose text encoder has its settings. At every point the run stops, is scored and goes
-on, which changes nothing of it. What is done already is not done again.
+The budget is how many images are generated in training, the same number for all; a system whose stages are
+trained one after the other gets it for each, as its paper does, and one that draws an image for each of
+several captions of a picture sees fewer pictures. Text encoders are trained before, and may be shared: a
+recipe takes the first of ``--encoders`` whose text encoder has its settings. At every point the run stops, is
+scored and goes on, which changes nothing of it. What is done already is not done again.
 """
 
 from __future__ import annotations
@@ -42,19 +43,20 @@ def open_recipe(name: str, overrides: Sequence[str], encoders: Sequence[Path]) -
     return recipe
 
 
-def generating_phases(recipe: Recipe, store: Store) -> list[str]:
-    """The names of the phases that train what generates."""
+def generating_phases(recipe: Recipe, store: Store) -> dict[str, int]:
+    """The phases that train what generates, and how many images each draws for a picture."""
     with torch.device("meta"):
         system: System = build_system(recipe, **text_material(recipe, store))
-    return [p.name for p in system.phases() if p.generates and recipe.training.images.get(p.name)]
+    return {p.name: p.captions for p in system.phases() if p.generates and recipe.training.images.get(p.name)}
 
 
-def budgets(phases: Sequence[str], images: int, points: int) -> list[dict[str, int]]:
-    """How many images each phase has seen at every point; each gets them all, one after the other."""
+def budgets(phases: Mapping[str, int], images: int, points: int) -> list[dict[str, int]]:
+    """How many pictures each phase has seen at every point; each gets them all, one after the other."""
     found = []
     for point in range(1, points + 1):
-        seen = images * len(phases) * point // points
-        found.append({p: min(images, max(0, seen - i * images)) for i, p in enumerate(phases)})
+        drawn = images * len(phases) * point // points
+        done = {p: min(images, max(0, drawn - i * images)) for i, p in enumerate(phases)}
+        found.append({p: number // phases[p] for p, number in done.items()})
     return found
 
 
@@ -74,6 +76,7 @@ def along(name: str, recipe: Recipe, store: Store, out: Path, images: int, point
         result = score(str(run.folder), store.path, only=SCORES)
         point = {
             "images": budget,
+            "generated": sum(number * phases[p] for p, number in budget.items()),
             "seconds": round(seconds(run.folder, phases), 1),
             "scores": [made.to_dict() for made in result.scores],
         }
@@ -81,9 +84,7 @@ def along(name: str, recipe: Recipe, store: Store, out: Path, images: int, point
         done |= {"recipe": recipe.name, "system": recipe.system, "parameters": parameters(run.folder)}
         path.write_text(json.dumps(done, indent=2) + "\n", encoding="utf-8")
         shown = "  ".join(str(made) for made in result.scores)
-        print(
-            f"{recipe.name}  {sum(budget.values()):,} images  {point['seconds']:.0f} s  {shown}", flush=True
-        )
+        print(f"{recipe.name}  {point['generated']:,} images  {point['seconds']:.0f} s  {shown}", flush=True)
     return done
 
 
@@ -108,8 +109,8 @@ def table(rows: Sequence[Mapping[str, Any]]) -> str:
     for row in rows:
         for point in row["points"]:
             cells = [_shown(made) for made in point["scores"]]
-            seen, millions = sum(point["images"].values()), row["parameters"] / 1e6
-            head = f"| `{row['recipe']}` | {millions:.1f} M | {seen:,} | {point['seconds']:.0f} |"
+            drawn, millions = point["generated"], row["parameters"] / 1e6
+            head = f"| `{row['recipe']}` | {millions:.1f} M | {drawn:,} | {point['seconds']:.0f} |"
             lines.append(f"{head} {' | '.join(cells)} |")
     return "\n".join(lines)
 
@@ -143,7 +144,8 @@ def main() -> None:
     print(table(rows))
     if options.out:
         data = {"name": store.info.name, "size": store.info.size, "fingerprint": store.info.fingerprint}
-        budget = {"images": options.images, "counted": "seen by each stage that generates", "points": options.points}
+        counted = "generated in training, by each stage"
+        budget = {"images": options.images, "counted": counted, "points": options.points}
         result = {"budget": budget, "data": data, "rows": rows, "machine": machine(torch.device("cpu"))}
         write_result(options.out, result)
 
