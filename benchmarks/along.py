@@ -77,7 +77,7 @@ def along(name: str, recipe: Recipe, store: Store, out: Path, images: int, point
         point = {
             "images": budget,
             "generated": sum(number * phases[p] for p, number in budget.items()),
-            "seconds": round(seconds(run.folder, phases), 1),
+            "seconds": round(seconds(run.folder, list(phases)), 1),
             "scores": [made.to_dict() for made in result.scores],
         }
         done["points"] = [*done["points"][:number], point]
