@@ -6,6 +6,8 @@ import importlib
 import json
 import shutil
 import stat
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,17 +15,21 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 from safetensors.torch import load_file, save_file
-from tiny_runs import Called
+from tiny_runs import Called, tiny_tree
+from torch.overrides import TorchFunctionMode
 
 import ganvas as package
 from ganvas import models
 from ganvas.data.store import Store
 from ganvas.errors import GanvasError
 from ganvas.models import DEFAULT, part_words, place_of
+from ganvas.pipeline import Model, bare_system, build_system, save_model
+from ganvas.recipe import load_recipe, resolve
+from ganvas.text import build
 
 Ganvas = Callable[..., Called]
 pytestmark = pytest.mark.usefixtures("single_threaded")
@@ -217,3 +223,121 @@ def test_weights_that_float16_cannot_hold_are_refused(ship: Any, undisturbed: Pa
     save_file(weights, folder / "model.safetensors")
     with pytest.raises(GanvasError, match=f"'{first}' does not fit into float16"):
         ship(folder, tmp_path / "out", None, None, "")
+
+
+HEAVY = [
+    "lightning_fabric",
+    "torchvision",
+    "torchmetrics",
+    "pandas",
+    "pyarrow",
+    "rich",
+    "tensorboard",
+    "matplotlib",
+]
+HEAVY += ["scipy", "sympy", "transformers", "torch._dynamo", "torch._inductor", "torch._refs", "hypothesis"]
+
+
+def test_generating_imports_nothing_that_only_training_or_scoring_needs(
+    word_model: Path, tmp_path: Path
+) -> None:
+    code = (
+        "import sys, torch; before = set(sys.modules)\n"
+        "from ganvas.cli import main\n"
+        f"sys.argv = ['ganvas', 'generate', {str(word_model)!r}, 'a red ball']\n"
+        "try: main()\n"
+        "except SystemExit as stop: assert not stop.code\n"
+        f"print(*({{n for n in {HEAVY!r} if n in sys.modules}} - before))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=tmp_path
+    )
+    assert done.stdout == "generated.png\n\n" and done.stderr == ""
+
+
+class Recorded(TorchFunctionMode):
+    """Names of the functions of PyTorch that were called."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.names: set[str] = set()
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.names.add(getattr(func, "__name__", ""))
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("system", ["gan-int-cls", "stackgan", "stackgan++", "attngan", "sd-gan", "xmc-gan"])
+def test_a_system_that_waits_for_its_weights_draws_none(system: str) -> None:
+    recipe = load_recipe(f"{system.replace('++', '-v2')}-emoji")
+    assert recipe.text is not None
+    encoder = build(recipe.text, ["a caption"])
+    with Recorded() as recorded:
+        bare = bare_system(recipe, encoder)
+    assert not {"normal_", "uniform_", "trunc_normal_"} & recorded.names and recorded.names
+    with Recorded() as recorded:
+        whole = build_system(recipe, captions=["a caption"])
+    assert {"normal_", "uniform_"} & recorded.names
+    shapes = {name: value.shape for name, value in whole.state_dict().items()}
+    kept = {name: value for name, value in bare.state_dict().items() if not name.startswith("text_encoder.")}
+    assert kept and all(value.is_meta and value.shape == shapes[name] for name, value in kept.items())
+
+
+@pytest.fixture(scope="module")
+def word_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An untrained model that reads words: a, red, blue, ball, hat."""
+    tree = tiny_tree()
+    tree["text"] = {"encoder": "bilstm", "features": 8, "embedding": 8}
+    recipe, folder = resolve(tree), tmp_path_factory.mktemp("words") / "model"
+    torch.manual_seed(0)
+    save_model(build_system(recipe, captions=["a red ball", "a blue hat"]), recipe, folder, {"gan": 4})
+    return folder
+
+
+def test_words_that_were_never_seen_are_reported_once_for_each_caption(
+    ganvas: Ganvas, word_model: Path, tmp_path: Path
+) -> None:
+    captions = ["a red ball", "a zorbly Zorbly hat", "\U0001f600", "\u7ea2\u8272", "a zorbly Zorbly hat"]
+    said = ganvas("generate", word_model, *captions, "--out", "images")
+    assert said.status == 0 and said.out.count("\n") == 5
+    assert said.err.splitlines() == [
+        '"a zorbly Zorbly hat": never seen in training: zorbly',
+        '"\U0001f600": never seen in training: \U0001f600',
+        '"\u7ea2\u8272": never seen in training: \u7ea2\u8272',
+    ]
+    long = ganvas("generate", word_model, " ".join(f"q{number}x" for number in range(300)))
+    lines = long.err.splitlines()
+    assert long.status == 0 and len(lines) == 1
+    assert lines[0].endswith("q11x and 288 more") and len(lines[0]) < 300
+    (tmp_path / "many.txt").write_text("".join(f"q{number}x\n" for number in range(50)))
+    many = ganvas("generate", word_model, "--captions", "many.txt", "--out", "many").err.splitlines()
+    assert len(many) == 21 and many[-1] == "30 further captions have words that were never seen too"
+
+
+def test_a_model_names_the_words_that_it_has_never_seen(word_model: Path, undisturbed: Path) -> None:
+    assert package.load(word_model, device="cpu").unknown_words("a ball, zorbly") == ["zorbly"]
+    assert package.load(undisturbed, device="cpu").unknown_words("zorbly") == []  # reads characters
+    with pytest.raises(GanvasError, match="is empty"):
+        package.load(word_model, device="cpu").unknown_words(" ")
+
+
+@pytest.fixture(scope="module")
+def opened(word_model: Path) -> Model:
+    return package.load(word_model, device="cpu")
+
+
+@settings(deadline=None, max_examples=60)
+@given(st.text(max_size=200))
+@example("a red ball " * 300)
+@example("\U0001f469\U0001f3fd\u200d\U0001f680")
+@example("\u0644\u0623\u0633\u062f \u0432\u043e \u732b")
+@example("\ud800")
+def test_any_text_generates_an_image_or_is_refused_in_one_line(opened: Model, caption: str) -> None:
+    try:
+        (image,) = opened.generate([caption])
+    except GanvasError as refused:
+        assert "\n" not in str(refused) and str(refused).startswith("caption: ")
+        assert not caption.strip() or not caption.isprintable()
+    else:
+        assert image.size == (16, 16)
+        assert all(set(word) <= set(caption) for word in opened.unknown_words(caption))

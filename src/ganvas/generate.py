@@ -9,15 +9,16 @@ from pathlib import Path
 
 from PIL import Image
 
-from ganvas.data.captions import UNCAPTIONED
 from ganvas.errors import GanvasError
 from ganvas.images import open_image
-from ganvas.pipeline import load
+from ganvas.pipeline import Model, load
 from ganvas.sheets import Picture, Tile, save_png, sheet
 from ganvas.text.tokenizer import check_caption
 
 _MAX_ON_A_SHEET = 1024
 _MOST_COLUMNS = 8
+_MOST_REPORTED = 20  # captions with unknown words
+_MOST_WORDS = 12  # of each
 
 
 def generate_files(
@@ -69,13 +70,38 @@ def generate_files(
                 f"{path}: was trained without captions, so those given are ignored; -n says how many images",
                 file=sys.stderr,
             )
-        captions = [UNCAPTIONED]
+        captions = ["an image"]  # which nobody reads
+    report_unknown(model, captions)
     if not single:
         batches = model.generate_arrays(captions, n, seed, style_from=style)
         return _write_each((image for batch in batches for image in batch), captions, n, out)
     images = model.generate(captions, n, seed, style_from=style)
     picture = images[0] if len(images) == 1 else _sheet(images, captions, n)
     return [save_png(picture, out)]
+
+
+def report_unknown(model: Model, captions: Sequence[str]) -> None:
+    """Say on standard error which words the model has never seen, a line for each caption that has some."""
+    unknown = {caption: model.unknown_words(caption) for caption in dict.fromkeys(captions)}
+    lines = [
+        f'"{_cut(caption, 60)}": never seen in training: {_listed(words)}'
+        for caption, words in unknown.items()
+        if words
+    ]
+    if len(lines) > _MOST_REPORTED:
+        more = len(lines) - _MOST_REPORTED
+        lines = [*lines[:_MOST_REPORTED], f"{more:,} further captions have words that were never seen too"]
+    for line in lines:
+        print(" ".join(line.split()), file=sys.stderr)
+
+
+def _listed(words: Sequence[str]) -> str:
+    more = f" and {len(words) - _MOST_WORDS} more" if len(words) > _MOST_WORDS else ""
+    return ", ".join(_cut(word, 30) for word in words[:_MOST_WORDS]) + more
+
+
+def _cut(text: str, length: int) -> str:
+    return text if len(text) <= length else f"{text[: length - 1]}\u2026"
 
 
 def _sheet(images: Sequence[Image.Image], captions: Sequence[str], n: int) -> Image.Image:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from PIL import Image
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from ganvas import __version__
 from ganvas.errors import GanvasError, RunStopped
@@ -37,6 +38,7 @@ MAX_IMAGES = 100_000
 _MAX_FILE_BYTES = 200_000_000
 PRECISIONS = ("float32", "bfloat16", "auto")
 _WORDS = 32
+_DRAWS = frozenset({"normal_", "uniform_", "trunc_normal_", "kaiming_normal_", "kaiming_uniform_"})
 
 
 def build_system(
@@ -60,7 +62,7 @@ def build_system(
 def bare_system(recipe: Recipe, text_encoder: TextEncoder) -> System:
     """A system that waits for its weights, on the meta device, and without what only training needs.
 
-    Drawing fresh weights for a discriminator may take longer than everything else.
+    Drawing fresh weights may take longer than everything else.
 
     Args:
         recipe: which system and size.
@@ -69,12 +71,25 @@ def bare_system(recipe: Recipe, text_encoder: TextEncoder) -> System:
     Raises:
         GanvasError: no network can have such settings.
     """
-    with _only_possible(recipe), torch.device("meta"):
+    with _only_possible(recipe), torch.device("meta"), _Undrawn():
         system = find(recipe.system).build(recipe.settings, text_encoder, recipe.data.image_size)
     for name in system.training_only:
         if isinstance(getattr(system, name, None), nn.Module):
             setattr(system, name, None)
     return system
+
+
+class _Undrawn(TorchFunctionMode):
+    """Weights are left as they are. On the meta device drawing them would change nothing, but PyTorch imports
+    its compiler for it, which takes seconds.
+    """
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: Any = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        if getattr(func, "__name__", "") in _DRAWS:
+            return args[0] if args else (kwargs or {})["tensor"]
+        return func(*args, **(kwargs or {}))
 
 
 def _text_encoder(recipe: Recipe, files: Mapping[str, str]) -> TextEncoder:
@@ -273,6 +288,20 @@ class Model:
             text = self._embed([captions[i // n] for i in numbers])
             yield self._draw(text, noise[[i % num_noises for i in numbers]])
 
+    def unknown_words(self, caption: str) -> list[str]:
+        """The words and symbols of a caption that the model has never seen: nothing of them is in its images.
+
+        Args:
+            caption: a string.
+
+        Returns:
+            Each once, as it is written. Models that read characters or parts of words know every word.
+
+        Raises:
+            GanvasError: an empty or endless caption.
+        """
+        return self.system.text_encoder.unknown_words(check_caption(caption))
+
     @torch.inference_mode()
     def interpolate(
         self, first: str, second: str, steps: int = 6, n: int = 1, seed: int = 0
@@ -377,8 +406,10 @@ class Model:
 
     @property
     def _chunk(self) -> int:
-        """Images in every pass of the generator: with another number its kernels round differently."""
-        return 16 if self.device.type == "cpu" else 64
+        """Images in every pass of the generator: with another number its kernels round differently. Few on a
+        CPU, where a single image would wait for as many.
+        """
+        return 4 if self.device.type == "cpu" else 64
 
     def _embed(self, captions: Sequence[str]) -> Text:
         """Captions, each encoded by itself: beside others its padding, and so its rounding, would differ."""

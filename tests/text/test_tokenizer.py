@@ -191,3 +191,42 @@ def test_an_imported_vocabulary_keeps_its_numbers():
     tokenizer = WordTokenizer.load(WordTokenizer.from_vocabulary(vocabulary, 5).save(), 5)
     assert tokenizer(["A bird, a blue WING"]).tolist() == [[2, 1, 2, 3]]
     assert len(tokenizer) == 4
+
+
+@pytest.mark.parametrize(
+    ("caption", "expected"),
+    [
+        ("a red bird", []),
+        ("A RED, \u201cbird\u201d \u2013 with wings!?", []),
+        ("a zorbly bird, Zorbly ZORBLY", ["zorbly"]),
+        ("Qux before zorbly", ["Qux", "before", "zorbly"]),
+        ("\U0001f600", ["\U0001f600"]),
+        (
+            "a bird \U0001f469\U0001f3fd\u200d\U0001f680\u2764\ufe0f",
+            ["\U0001f469\U0001f3fd\u200d\U0001f680\u2764"],
+        ),
+        ("\u7ea2\u8272 bird", ["\u7ea2\u8272"]),
+        ("\u043b\u0435\u0432", ["\u043b\u0435\u0432"]),
+        ("... -- ^ `", []),
+        ("r\u200bed b\u00adird", []),
+        ("\uff32\uff25\uff24", []),
+    ],
+)
+@pytest.mark.parametrize("unknown", ["word", "drop"])
+def test_words_and_symbols_that_were_never_seen_are_named(caption, expected, unknown):
+    assert trained(unknown=unknown).unknown_words(caption) == expected
+
+
+@given(st.text(max_size=60))
+def test_what_is_named_as_unknown_stands_in_the_caption_and_is_read_as_no_known_word(caption):
+    tokenizer = trained()
+    found = tokenizer.unknown_words(caption)
+    assert len({word.casefold() for word in found}) == len(found)
+    for word in found:
+        assert set(word) <= set(caption) and not any(character.isspace() for character in word)
+        assert set(words(tokenizer, word)) <= {"[UNK]"}
+
+
+@given(st.lists(st.sampled_from(["a", "Red", "BIRD", "wings", "blue", ",", "."])))
+def test_nothing_is_unknown_where_every_word_is_known(parts):
+    assert trained().unknown_words(" ".join(parts)) == []

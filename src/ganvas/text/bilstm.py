@@ -75,6 +75,10 @@ class BiLstm(TextEncoder):
         """The words that are read; those outside the vocabulary as the unknown word, or not at all."""
         return self.tokenizer.words_of(caption)[: self.settings.num_words]
 
+    def unknown_words(self, caption: str) -> list[str]:
+        """Words and symbols outside the vocabulary, each once, as they are written."""
+        return self.tokenizer.unknown_words(caption)
+
     def files(self) -> dict[str, str]:
         """The vocabulary."""
         return {FILE: self.tokenizer.save()}

@@ -63,6 +63,10 @@ class TextEncoder(nn.Module, ABC):
         """The words of a caption that ``forward`` gives vectors for, in order."""
         raise NotImplementedError(f"{type(self).__name__} reads no words")
 
+    def unknown_words(self, caption: str) -> list[str]:
+        """Words and symbols of a caption that the encoder has never seen, if it has a vocabulary."""
+        return []
+
     def standardize(self, captions: Sequence[str]) -> None:
         """Change the last layer so that over ``captions`` each dimension of the sentence has mean 0,
         deviation 1.

@@ -22,6 +22,8 @@ _PADDING, _UNKNOWN = "[PAD]", "[UNK]"  # brackets are no word characters, so no 
 _MAX_VOCABULARY = 1_000_000
 _INVISIBLE = r"[\p{Cc}\p{Cf}&&[^\s]]"  # control and format characters, but for those that part words
 _UNSPACED = r"\p{Han}\p{Hiragana}\p{Katakana}"  # scripts written without spaces: every character is a word
+_JOINERS = "\u200d\ufe0e\ufe0f"  # between the parts of an emoji, and after them
+_UNSEEN = ("Cc", "Cf")
 _WORD = rf"[{_UNSPACED}]|[\w&&[^{_UNSPACED}]]+"
 
 WordRule = Literal["unicode", "attngan"]
@@ -54,7 +56,7 @@ def check_caption(caption: object, name: str = "caption") -> str:
 
 
 def _is_visible(character: str) -> bool:
-    return not character.isspace() and unicodedata.category(character) not in ("Cc", "Cf")
+    return not character.isspace() and unicodedata.category(character) not in _UNSEEN
 
 
 class WordTokenizer:
@@ -196,6 +198,24 @@ class WordTokenizer:
         ids = self([caption])[0].tolist()
         return [self._tokenizer.id_to_token(number) or "" for number in ids]
 
+    def unknown_words(self, caption: str) -> list[str]:
+        """What of a caption is no word of the vocabulary, each once, as written: runs of letters, digits
+        and symbols, such as emoji. Punctuation means nothing, and is not named.
+        """
+        text = readable(caption)
+        encoding = self._tokenizer.encode(text)
+        read = bytearray(len(text))
+        for number, (start, end) in zip(encoding.ids, encoding.offsets, strict=True):
+            if number != self._unknown:
+                read[start:end] = b"\1" * (end - start)
+        unread = "".join(
+            character if not seen and _means_something(character) else " "
+            for character, seen in zip(text, read, strict=True)
+            if character in _JOINERS or not _is_removed(character)
+        )
+        runs = (run.strip(_JOINERS) for run in unread.split())
+        return list({run.casefold(): run for run in reversed([run for run in runs if run])}.values())[::-1]
+
     def _known(self, ids: list[int]) -> list[int]:
         return [word for word in ids if word] or [self._unknown]
 
@@ -221,6 +241,18 @@ def _set_word_rule(tokenizer: Tokenizer, rule: WordRule) -> None:
         steps = [normalizers.Replace(Regex(_INVISIBLE), ""), normalizers.NFKC(), normalizers.Lowercase()]
     tokenizer.normalizer = normalizers.Sequence(steps)
     tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(_WORD), behavior="removed", invert=True)
+
+
+def _is_removed(character: str) -> bool:
+    """As by ``_INVISIBLE``; four separators are white space to Python alone."""
+    parts_words = character.isspace() and character not in "\x1c\x1d\x1e\x1f"
+    return unicodedata.category(character) in _UNSEEN and not parts_words
+
+
+def _means_something(character: str) -> bool:
+    kind = unicodedata.category(character)
+    symbol = kind == "So" or (kind == "Sk" and character > "\x7f")  # ^ and ` are punctuation to the eye
+    return kind[0] in "LNM" or kind == "Pc" or symbol or character in _JOINERS
 
 
 def readable(caption: str) -> str:
