@@ -154,3 +154,15 @@ def test_the_photos_benchmark_prepares_and_feeds_beside_its_peers(tmp_path: Path
     feeding, peer = result["feeding"], "DataLoader 2 workers"
     assert medians_explain_ratio(feeding, f"feed over {peer}", peer, "feed")
     assert (feeding["sizes"], feeding["batch"]) == ([64, 128, 256], 2)
+
+
+def test_the_startup_benchmark_says_what_generating_takes_beyond_torch(
+    tmp_path: Path, undisturbed: Path
+) -> None:
+    result = result_of(tmp_path / "startup.json", "startup.py", "--model", str(undisturbed), "--repeat", "1")
+    sides = result["sides"]
+    assert sides["import ganvas"]["seconds"]["median"] < sides["import torch"]["seconds"]["median"]
+    more = result["more_than_import_torch"]["seconds_of_medians"]
+    assert more == sides["generate"]["seconds"]["median"] - sides["import torch"]["seconds"]["median"]
+    assert result["bar"]["met"] == (more <= result["bar"]["more_seconds_than_import_torch"])
+    assert result["times_import_torch"]["of_medians"] > 1 and "machine_was_busy" in result["protocol"]
