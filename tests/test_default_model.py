@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import re
 import shutil
 import stat
 import subprocess
@@ -341,3 +342,40 @@ def test_any_text_generates_an_image_or_is_refused_in_one_line(opened: Model, ca
     else:
         assert image.size == (16, 16)
         assert all(set(word) <= set(caption) for word in opened.unknown_words(caption))
+
+
+def test_models_lists_what_ships_and_what_was_trained(
+    ganvas: Ganvas, stand_in: Path, undisturbed: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(undisturbed / "model", tmp_path / "runs" / "mine" / "model")
+    shutil.copytree(undisturbed / "model", tmp_path / "runs" / "group" / "other" / "model")
+    broken = Path(shutil.copytree(undisturbed / "model", tmp_path / "runs" / "zbroken" / "model"))
+    (broken / "config.json").write_text("[]")
+    config = json.loads((stand_in / "config.json").read_text())
+    config["shipped"] = {"licence": "Apache-2.0", "run": "here"}
+    (stand_in / "config.json").write_text(json.dumps(config))
+    said = ganvas("models")
+    assert said.status == 0 and said.err == ""
+    head, first, *others = [re.split(r"  +", line) for line in said.out.splitlines()]
+    assert head == ["name", "system", "pixels", "images seen", "data", "licence", "MB", "from"]
+    seen = "text 12, gan 24, style 8"
+    megabytes = first[6]
+    assert float(megabytes) > 0
+    assert first == [
+        *(DEFAULT, "gan-int-cls", "16", seen, "emoji", "Apache-2.0", megabytes),
+        "ships with Ganvas, trained as tiny",
+    ]
+    assert [row[0] for row in others] == ["runs/group/other", "runs/mine", "runs/zbroken"]
+    assert others[0][1:4] == ["gan-int-cls", "16", seen] and others[0][-1] == "trained here"
+    assert others[2][-1] == "cannot be read"
+    assert len(ganvas("models", "nowhere").out.splitlines()) == 2
+    for row in others[:2]:
+        assert ganvas("generate", row[0], "a red ball").status == 0
+
+
+def test_models_needs_no_torch() -> None:
+    code = (
+        "import sys; from ganvas.models import listing; listing.list_models(); print('torch' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "False\n"

@@ -107,6 +107,16 @@ def recipes(
 
 
 @app.command()
+def models(
+    runs: Annotated[Path, typer.Argument(help="A folder of runs.")] = Path("runs"),
+) -> None:
+    """List the models that are here: those that ship, and those of your runs."""
+    from ganvas.models.listing import list_models, table
+
+    print(*table(list_models(runs)), sep="\n")
+
+
+@app.command()
 def train(
     recipe: Annotated[
         str, typer.Argument(help="A recipe that ships (see 'ganvas recipes'), or a YAML file.")
