@@ -295,6 +295,14 @@ def test_frozen_networks_are_nobody_s_parameters_and_pass_gradients_on(
     assert next(frozen._hidden[0].parameters()).dtype == torch.float64
 
 
+def test_a_frozen_network_takes_larger_images_in_bfloat16_too() -> None:
+    frozen = FrozenNetwork("resnet50", "random", 32)
+    images = torch.rand(1, 3, 64, 64, dtype=torch.bfloat16, requires_grad=True)
+    with torch.autocast("cpu", torch.bfloat16):
+        frozen(images).sum().backward()
+    assert images.grad is not None and images.grad.isfinite().all() and images.grad.any()
+
+
 def test_weights_of_a_frozen_network_come_from_a_file_of_torchvision_s_names(tmp_path: Any) -> None:
     torch.manual_seed(0)
     theirs = FrozenNetwork("resnet50", "random", 32)

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal, cast
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -66,6 +67,7 @@ class FrozenNetwork(nn.Module):
         """``(B, D)`` of images ``(B, 3, S, S)`` in [-1, 1]."""
         if images.shape[-1] != self.side:
             shrinks = images.shape[-1] > self.side
+            images = images.to(torch.promote_types(images.dtype, torch.float32))  # a CPU cannot in bfloat16
             images = F.interpolate(images, size=self.side, mode="bilinear", antialias=shrinks)
         if self.name == "lite0":
             images = (127.5 * images + 0.5) / 128  # as it was trained
