@@ -146,9 +146,7 @@ class Generator(nn.Module):
         for number in range(1, stages + 1):
             self.add_module(f"img_net{number}", ImageHead(width))
 
-    def forward(
-        self, z: Tensor, epsilon: Tensor, sentence: Tensor, words: Tensor, mask: Tensor
-    ) -> Generated:
+    def forward(self, z: Tensor, epsilon: Tensor, sentence: Tensor, words: Tensor, mask: Tensor) -> Generated:
         c, mean, log_variance = self.ca_net(sentence, epsilon)
         features, seen = [self.h_net1(z, c)], []
         for number in range(2, self.stages + 1):
