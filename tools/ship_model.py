@@ -161,7 +161,7 @@ def _shown(score: Score) -> str:
     if score.name.startswith(_SHARES) and 0 <= score.value <= 1:
         spread = "" if score.spread is None else f" ± {100 * score.spread:.1f}"
         return f"{100 * score.value:.1f} %{spread}"
-    return str(score)
+    return f"{score.value:,.0f}" if score.value >= 100_000 else str(score)
 
 
 def _protocol(score: Score) -> str:

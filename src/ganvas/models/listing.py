@@ -62,20 +62,20 @@ def _row(name: str, folder: Path, origin: str) -> Listed:
             origin += f", trained as {recipe['name']}"
         seen = ", ".join(f"{phase} {images:,}" for phase, images in config["trained"].items())
         pixels = str(recipe["data"]["image_size"])
-        licence = about.get("licence", _UNKNOWN)
-        return Listed(
-            name,
-            recipe["system"],
-            pixels,
-            seen or _UNKNOWN,
-            recipe["data"]["set"],
-            licence,
-            megabytes,
-            origin,
-        )
+        system, data = str(recipe["system"]), str(recipe["data"]["set"])
+        licence = str(about.get("licence", _UNKNOWN))
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
-        unknown = [_UNKNOWN] * 5
-        return Listed(name, *unknown, megabytes, "cannot be read")
+        return Listed(name, *(_UNKNOWN,) * 5, megabytes, "cannot be read")
+    return Listed(
+        name=name,
+        system=system,
+        size=pixels,
+        seen=seen or _UNKNOWN,
+        data=data,
+        licence=licence,
+        megabytes=megabytes,
+        origin=origin,
+    )
 
 
 def _read(path: Path) -> Mapping[str, Any]:
