@@ -134,6 +134,31 @@ def test_standardized_sentences_have_mean_zero_and_deviation_one_and_keep_their_
     assert torch.equal(before.argsort(dim=0), after.argsort(dim=0))
 
 
+def test_decorrelated_sentences_spread_over_all_directions_that_carry_anything():
+    model = encoder(channels=16, embedding=8)
+    captions = [f"{a} {b} {c}" for a in "abcdef" for b in ("cat", "dog", "x", "sun") for c in "uvw"]
+    before = model.encode(captions).sentence.double()
+    model.standardize(captions, decorrelate=True)
+    after = model.encode(captions).sentence.double()
+
+    def variances(rows: torch.Tensor) -> torch.Tensor:
+        return torch.linalg.eigvalsh(rows.T.cov(correction=0)).clamp(min=0)
+
+    found, was = variances(after), variances(before)
+    assert after.mean(dim=0).abs().max() < 1e-3
+    assert after.square().mean().item() == pytest.approx(1, abs=1e-3)
+    expected = was.square() / (was + was.sum() * 1e-4).square()
+    torch.testing.assert_close(found, expected / expected.mean(), rtol=1e-2, atol=1e-4)
+    assert found.max() / found.mean() < was.max() / was.mean()
+
+
+def test_sentences_that_are_all_alike_stay_finite():
+    for decorrelate in (False, True):
+        model = encoder(channels=16, embedding=8)
+        model.standardize(["a cat"] * 5, decorrelate=decorrelate)
+        assert model.encode(["a cat", "a dog"]).sentence.isfinite().all()
+
+
 def test_captions_that_are_cut_are_noted_once(caplog):
     model = encoder()
     model.tokenize(["x" * 201])

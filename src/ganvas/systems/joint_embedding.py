@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal, cast
 
 import torch
@@ -38,6 +39,9 @@ class JointEmbeddingSettings:
     """Afterwards rescale the encoder's last layer so that each dimension of the sentence has mean 0 and
     deviation 1 over the training captions (ours). Ranking alone leaves captions very close together, and the
     networks that read them learn slowly."""
+    decorrelate: bool = False
+    """And spread that variance over all directions that carry some (ours). On emoji seven directions
+    have 93 % of it; what tells a cat from a dog is in the rest."""
     learning_rate: float = 7e-4
     """Adam's; 7e-4 is the released encoders' [code]."""
 
@@ -62,6 +66,8 @@ class JointEmbedding(nn.Module):
         features: int = 0,
     ) -> None:
         super().__init__()
+        if settings.decorrelate and not settings.standardize:
+            raise GanvasError("settings.joint_embedding.decorrelate: is a part of standardize; set that true")
         if settings.standardize and not text_encoder.can_standardize:
             raise GanvasError(
                 "settings.joint_embedding.standardize: this text encoder has no last layer to rescale;"
@@ -89,7 +95,9 @@ class JointEmbedding(nn.Module):
                 draw=self.draw,
                 trains_text=bool(trained),
                 generates=False,
-                finish=self.text[0].standardize if self.settings.standardize else None,
+                finish=partial(self.text[0].standardize, decorrelate=self.settings.decorrelate)
+                if self.settings.standardize
+                else None,
             )
         ]
 

@@ -131,8 +131,8 @@ class CharCnnRnn(TextEncoder):
         return [self._ids.get(character, self._unknown) for character in read] or [self._unknown]
 
     @torch.no_grad()
-    def standardize(self, captions: Sequence[str], most: int = 4096) -> None:
-        """Rescale the linear head; captions at even distances stand for all, where there are more than
+    def standardize(self, captions: Sequence[str], *, decorrelate: bool = False, most: int = 4096) -> None:
+        """Transform the linear head; captions at even distances stand for all, where there are more than
         ``most``.
         """
         was_training = self.training
@@ -141,9 +141,12 @@ class CharCnnRnn(TextEncoder):
         chosen = [captions[i * len(captions) // most] for i in range(most)]
         parts = [self.encode(chosen[i : i + 128]).sentence for i in range(0, most, 128)]
         deviation, mean = torch.std_mean(torch.cat(parts).double(), dim=0)
-        scale = 1 / deviation.clamp(min=1e-6)
-        self.head.weight.mul_(scale[:, None])
-        self.head.bias.copy_((self.head.bias - mean) * scale)
+        if decorrelate:
+            transform = _evenly(torch.cat(parts).double() - mean)
+        else:
+            transform = torch.diag(1 / deviation.clamp(min=1e-6))
+        self.head.weight.copy_(transform @ self.head.weight.double())
+        self.head.bias.copy_(transform @ (self.head.bias - mean))
         self.train(was_training)
 
     def share_known(self, captions: Sequence[str]) -> float:
@@ -188,6 +191,20 @@ class CharCnnRnn(TextEncoder):
 def _conv(x: Tensor, layer: nn.Conv1d) -> Tensor:
     """The one-dimensional ``layer`` over ``(B, C, 1, L)``."""
     return F.conv2d(x, layer.weight[:, :, None], layer.bias)
+
+
+def _evenly(rows: Tensor) -> Tensor:
+    """``(D, D)``: the map that spreads the variance of ``rows`` ``(N, D)``, of mean 0, over their directions.
+
+    A direction with the variance v, of V in all, keeps the share ``v^2 / (v + V / 10^4)^2``, so that those
+    which are next to nothing stay so; then everything is scaled to a mean square of 1.
+    """
+    variance, directions = torch.linalg.eigh(rows.T @ rows / len(rows))
+    variance = variance.clamp(min=0)
+    floor = variance.sum() * 1e-4
+    scale = variance.sqrt() / (variance + floor).clamp(min=1e-12)
+    mean_square = (variance * scale.square()).mean().clamp(min=1e-12)
+    return directions @ torch.diag(scale * mean_square.rsqrt()) @ directions.T
 
 
 def build(

@@ -67,9 +67,10 @@ class TextEncoder(nn.Module, ABC):
         """Words and symbols of a caption that the encoder has never seen, if it has a vocabulary."""
         return []
 
-    def standardize(self, captions: Sequence[str]) -> None:
+    def standardize(self, captions: Sequence[str], *, decorrelate: bool = False) -> None:
         """Change the last layer so that over ``captions`` each dimension of the sentence has mean 0,
-        deviation 1.
+        deviation 1; or, decorrelated, every direction that carries more than a ten-thousandth of the variance
+        about as much as any other.
         """
         raise NotImplementedError
 
