@@ -29,7 +29,7 @@ def test_the_demo_writes_gallery_scores_and_model_and_goes_on_where_it_stopped(
     ]
     run_demo(tmp_path / "demo", overrides)
     said = capsys.readouterr().out
-    for name in ("gallery.html", "gallery.png", "scores.json"):
+    for name in ("gallery.html", "gallery.png", "scores.json", "beside.png"):
         assert str(tmp_path / "demo" / name) in said
     scores = read_scores(tmp_path / "demo" / "scores.json")
     shown = {score.facts["images"]: score for score in scores}
@@ -39,6 +39,8 @@ def test_the_demo_writes_gallery_scores_and_model_and_goes_on_where_it_stopped(
     assert page.count("<img") >= 24 * 4 and "http://" not in page.replace("http://www.w3.org", "")
     with Image.open(tmp_path / "demo" / "gallery.png") as picture:
         assert picture.width > 300 and picture.height > 300
+    with Image.open(tmp_path / "demo" / "beside.png") as picture:
+        assert picture.width > 7 * 64 and picture.height > 8 * 64
 
     run_demo(tmp_path / "demo", overrides)
     assert "is trained already" in capsys.readouterr().err

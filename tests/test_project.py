@@ -128,7 +128,8 @@ def test_the_wheel_holds_every_file_of_the_package(wheel: list[str]) -> None:
     package = ROOT / "src" / "ganvas"
     files = {path for path in package.rglob("*") if path.is_file() and "__pycache__" not in path.parts}
     assert {path.relative_to(ROOT / "src").as_posix() for path in files} <= set(wheel)
-    for name in ("py.typed", "assets/gallery.html"):
+    model = [f"models/emoji-default/{name}" for name in ("config.json", "model.safetensors", "README.md")]
+    for name in ("py.typed", "assets/gallery.html", *model):
         assert f"ganvas/{name}" in wheel
     assert any(name.startswith("ganvas/recipes/") and name.endswith(".yaml") for name in wheel)
 

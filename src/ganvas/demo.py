@@ -1,4 +1,4 @@
-"""The demo: from nothing to generated images of unseen captions, in minutes."""
+"""The demo: from nothing to images of unseen captions in minutes, at last beside the model that ships."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 
 from ganvas.data.prepare import prepare
 from ganvas.data.store import Store
@@ -17,6 +18,7 @@ from ganvas.recipe import Recipe, load_recipe
 from ganvas.scores.pictures import generated, real
 from ganvas.scores.retrieval import RetrievalProtocol, r_precision
 from ganvas.scores.score import Score
+from ganvas.sheets import Tile, save_png, sheet
 from ganvas.training.checkpoint import write_atomically
 from ganvas.training.loop import train
 
@@ -24,6 +26,8 @@ RECIPE = "gan-int-cls-emoji-demo"
 _SPLIT = "test"
 _SHOWN = 20
 _IMAGES_A_CAPTION = 4
+_BESIDE = 8
+_SEEDS_BESIDE = 3
 
 
 def run_demo(out: Path, overrides: Sequence[str] = ()) -> None:
@@ -47,18 +51,19 @@ def run_demo(out: Path, overrides: Sequence[str] = ()) -> None:
     text = json.dumps({"scores": [score.to_dict() for score in scores]}, indent=2) + "\n"
     write_atomically(out / "scores.json", text)
     page, picture = _write_gallery(out, model, store, recipe, scores, minutes)
+    beside = _write_beside(out, model, store)
     generated_share, real_share = map(_percent, scores)
     print(
         f"R-precision of generated test images: {generated_share} (real images: {real_share}, chance: 1.0 %)"
     )
     print(f"scores:  {out / 'scores.json'}\nmodel:   {run.model}\ngallery: {picture}\n         {page}")
+    print(f"beside the model that ships: {beside}")
 
 
 def _write_gallery(
     out: Path, model: Model, store: Store, recipe: Recipe, scores: Sequence[Score], minutes: float
 ) -> tuple[Path, Path]:
-    rows = store.rows(_SPLIT)
-    rows = rows[((np.arange(_SHOWN) + 0.5) * len(rows) / _SHOWN).astype(int)]
+    rows = _spread(store, _SHOWN)
     captions = [store.captions[row][0] for row in rows]
     images = model.generate(captions, n=_IMAGES_A_CAPTION, seed=0)
     entries = [
@@ -88,6 +93,32 @@ def _write_gallery(
             "chance": ShownScore("1.0 %", "One caption in a hundred."),
         },
     )
+
+
+def _write_beside(out: Path, model: Model, store: Store) -> Path:
+    """The same captions and seeds by the model that was just trained and by the one that ships."""
+    rows, shipped = _spread(store, _BESIDE), load()
+    captions = [store.captions[row][0] for row in rows]
+    sides = [one.generate(captions, n=_SEEDS_BESIDE) for one in (model, shipped)]
+    tiles = [
+        [
+            Tile(store.images.square(row)),
+            *(Tile(image) for side in sides for image in side[i * _SEEDS_BESIDE : (i + 1) * _SEEDS_BESIDE]),
+        ]
+        for i, row in enumerate(rows)
+    ]
+    rest = [""] * (_SEEDS_BESIDE - 1)
+    titles = ["real", "trained now", *rest, f"shipped ({shipped.recipe.system})", *rest]
+    picture = sheet(tiles, row_titles=captions, column_titles=titles, lead_columns=1)
+    return save_png(picture, out / "beside.png")
+
+
+def _spread(store: Store, count: int) -> npt.NDArray[np.int64]:
+    """Rows of the split at even distances."""
+    rows = store.rows(_SPLIT)
+    places = (np.arange(count) + 0.5) * len(rows) / count
+    chosen: npt.NDArray[np.int64] = rows[places.astype(int)]
+    return chosen
 
 
 def _percent(score: Score) -> str:
