@@ -204,7 +204,8 @@ def _evenly(rows: Tensor) -> Tensor:
     floor = variance.sum() * 1e-4
     scale = variance.sqrt() / (variance + floor).clamp(min=1e-12)
     mean_square = (variance * scale.square()).mean().clamp(min=1e-12)
-    return directions @ torch.diag(scale * mean_square.rsqrt()) @ directions.T
+    spread: Tensor = directions @ torch.diag(scale * mean_square.rsqrt()) @ directions.T
+    return spread
 
 
 def build(
