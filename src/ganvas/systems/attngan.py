@@ -154,11 +154,13 @@ class AttentionalStage(nn.Module):
         self.residual = nn.Sequential(*(ResidualBlock(2 * width) for _ in range(residual_blocks)))
         self.up = up_block(2 * width, width)
 
-    def forward(self, features: Tensor, words: Tensor, mask: Tensor) -> Tensor:
-        """``(B, C, H, W)`` features, words ``(B, T, D)`` and their mask to ``(B, C, 2H, 2W)``."""
-        context = self.attention(features, words, mask).context
+    def forward(self, features: Tensor, words: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+        """``(B, C, H, W)`` features, words ``(B, T, D)`` and their mask to ``(B, C, 2H, 2W)``, and which word
+        each place looked at, ``(B, T, H, W)``.
+        """
+        context, weights = self.attention(features, words, mask)
         joined = torch.cat([features, context.to(features.dtype)], dim=1)
-        return cast(Tensor, self.up(self.residual(joined)))
+        return self.up(self.residual(joined)), weights
 
 
 class Generated(NamedTuple):
@@ -169,6 +171,8 @@ class Generated(NamedTuple):
     condition: Condition
     features: Sequence[Tensor] = ()
     """``(B, C, S, S)``: h_i of every stage."""
+    layouts: Sequence[Tensor] = ()
+    """``(B, T, S, S)``: which word each place looks at, of every stage that attends."""
 
 
 class Generator(nn.Module):
@@ -202,24 +206,27 @@ class Generator(nn.Module):
 
     def forward(self, text: Text, noise: Tensor) -> Generated:
         """Images in [-1, 1] for noise ``(B, Z + N)``: z, then the epsilon of conditioning augmentation."""
-        condition, features = self.features(text, noise)
-        drawn = features[-len(self.heads) :]
-        return Generated([head(h) for head, h in zip(self.heads, drawn, strict=True)], condition, features)
+        condition, features, layouts = self._run(text, noise)
+        images = [head(h) for head, h in zip(self.heads, features[-len(self.heads) :], strict=True)]
+        return Generated(images, condition, features, layouts)
 
     def features(self, text: Text, noise: Tensor) -> tuple[Condition, list[Tensor]]:
         """The condition, and h_i ``(B, C, S_i, S_i)`` of every stage."""
-        z, epsilon = noise.tensor_split([noise.shape[1] - self.condition_dim], dim=1)
-        condition: Condition = self.conditioning(text.sentence, epsilon)
-        features = [self.initial(condition.sample, z)]
-        for stage in self.further:
-            features.append(stage(features[-1], text.words, text.mask))
-        return condition, features
+        return self._run(text, noise)[:2]
 
     def attention(self, text: Text, noise: Tensor) -> list[Tensor]:
         """Which word each place looks at, ``(B, T, S, S)`` for each attentional stage."""
-        _, features = self.features(text, noise)
-        seen = zip(self.further, features[:-1], strict=True)
-        return [cast(AttentionalStage, s).attention(h, text.words, text.mask).weights for s, h in seen]
+        return self._run(text, noise)[2]
+
+    def _run(self, text: Text, noise: Tensor) -> tuple[Condition, list[Tensor], list[Tensor]]:
+        z, epsilon = noise.tensor_split([noise.shape[1] - self.condition_dim], dim=1)
+        condition: Condition = self.conditioning(text.sentence, epsilon)
+        features, layouts = [self.initial(condition.sample, z)], []
+        for stage in self.further:
+            h, layout = stage(features[-1], text.words, text.mask)
+            features.append(h)
+            layouts.append(layout)
+        return condition, features, layouts
 
     @property
     def condition_dim(self) -> int:
@@ -354,7 +361,7 @@ class AttnGan(System):
             total = total + s.damsm_weight * matching.total
         if self.lays_out:
             images, text = [*batch.smaller, batch.images], self._scaled(batch.text)
-            refined = self.refinement.loss(self.generator, draw.features, images, text)
+            refined = self.refinement.loss(self.generator, draw, images, text)
             terms, total = {**terms, **refined.terms}, total + refined.total
         terms["kl"] = kl_loss(draw.condition.mean, draw.condition.log_variance)
         return Losses(total + s.kl_weight * terms["kl"], terms)

@@ -41,7 +41,7 @@ from ganvas.systems.base import Losses
 from ganvas.text.encoder import Text
 
 if TYPE_CHECKING:
-    from ganvas.systems.attngan import AttentionalStage, Generator
+    from ganvas.systems.attngan import AttentionalStage, Generated, Generator
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -125,31 +125,29 @@ class LayoutRefinement(nn.Module):
         self.beta = nn.ModuleList(AdaptiveWeights(width) for _ in range(weighed))
         self.apply(orthogonal)
 
-    def loss(
-        self, generator: Generator, features: Sequence[Tensor], images: Sequence[Tensor], text: Text
-    ) -> Losses:
+    def loss(self, generator: Generator, drawn: Generated, images: Sequence[Tensor], text: Text) -> Losses:
         """``sum_i w_ALR L_ALR + lambda_1 L_REC + w_LVR L_LVR`` over the stages that attend.
 
         Args:
             generator: whose stages real images pass through.
-            features: H_i ``(B, D, S_i, S_i)`` of all stages, for generated images.
+            drawn: what it made of the captions: H_i ``(B, D, S_i, S_i)`` of all stages, and Theta.
             images: the real ones at the sizes of all stages, ``(B, 3, S_i, S_i)``.
             text: their captions, as the generator reads them.
         """
         terms: dict[str, Tensor] = {}
         rows = ceil(self.settings.share * len(images[-1]))
         text = Text(*(part[:rows] for part in text))
-        total = features[0].new_zeros((), dtype=torch.float32)
+        total = images[-1].new_zeros((), dtype=torch.float32)
         for i, (stage, head) in enumerate(_pairs(generator) if self.encoders else []):
-            h, h_next, image = (x[:rows] for x in (features[i], features[i + 1], images[i + 1]))
+            of_stage = (drawn.layouts[i], drawn.features[i + 1], images[i + 1])
+            layout, features, image = (x[:rows] for x in of_stage)
             with held_statistics(generator):
                 real = self._real_path(i, stage, image, text)
-                drawn = head(real.features)
-            found = {"rec": (drawn.float() - image).abs().mean()}
+                again = head(real.features)
+            found = {"rec": (again.float() - image).abs().mean()}
             if self.settings.detached:
                 real = RealPath(*(part.detach() for part in real))
-            layout = stage.attention(h, text.words, text.mask).weights
-            found |= self._alr(i, layout, real, text.mask) | self._lvr(layout, h_next, real)
+            found |= self._alr(i, layout, real, text.mask) | self._lvr(layout, features, real)
             total = total + self._weighted(found)
             terms |= {f"{name}_{image.shape[-1]}": value for name, value in found.items()}
         return Losses(total, terms)
@@ -168,8 +166,8 @@ class LayoutRefinement(nn.Module):
 
     def _real_path(self, i: int, stage: AttentionalStage, image: Tensor, text: Text) -> RealPath:
         before = self.encoders[i](image)
-        layout = stage.attention(before, text.words, text.mask).weights
-        return RealPath(before, layout, stage(before, text.words, text.mask))
+        features, layout = stage(before, text.words, text.mask)
+        return RealPath(before, layout, features)
 
     def _alr(self, i: int, layout: Tensor, real: RealPath, mask: Tensor) -> dict[str, Tensor]:
         """The parts of L_ALR."""
