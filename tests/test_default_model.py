@@ -379,3 +379,30 @@ def test_models_needs_no_torch() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "False\n"
+
+
+@pytest.fixture
+def pictures(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """The tool that makes the pictures of the documentation."""
+    monkeypatch.syspath_prepend(str(Path(__file__).parent.parent / "tools"))
+    return importlib.import_module("readme_pictures")
+
+
+def test_the_pictures_of_the_readme_are_of_the_first_seeds_and_no_larger_than_allowed(
+    pictures: Any, word_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn = pictures.of_seeds(package.load(word_model, device="cpu"))
+    assert drawn.width > 8 * 96 and drawn.height > 6 * 96
+    pictures.write(drawn, tmp_path / "a.png")
+    with Image.open(tmp_path / "a.png") as image:
+        assert image.size == drawn.size
+    monkeypatch.setattr(pictures, "MAX_BYTES", 1000)
+    with pytest.raises(GanvasError, match="more than 1,000"):
+        pictures.write(drawn, tmp_path / "b.png")
+    assert not (tmp_path / "b.png").exists()
+
+
+def test_best_and_worst_are_one_for_each_drawing(pictures: Any) -> None:
+    order, labels = [4, 2, 0, 1, 3], ["cat", "dog", "cat", "hat", "cat"]
+    assert pictures.first_of_each(order, labels) == [4, 1, 3]
+    assert pictures.first_of_each(order[::-1], labels) == [3, 1, 0]

@@ -156,7 +156,7 @@ def generate(
     words: Annotated[
         list[str] | None,
         typer.Argument(
-            metavar="[MODEL] CAPTIONS...",
+            metavar="[MODEL] CAPTION",
             help="What to generate; before it, where it is not the default model, a run, a model folder, or"
             " a name of 'ganvas models'.",
             show_default=False,

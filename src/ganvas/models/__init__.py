@@ -35,11 +35,7 @@ def place_of(model: str | os.PathLike[str]) -> Path:
 
 def no_such_model(path: str | os.PathLike[str]) -> GanvasError:
     """The error for a model that is neither a folder nor one that ships."""
-    name = os.fspath(path)
-    hint = did_you_mean(name, shipped()) if len(name) < 100 else f"known: {', '.join(shipped())}"
-    return GanvasError(
-        f"{name}: no such folder, and no model that ships ({hint}); give a run or model folder"
-    )
+    return GanvasError(f"{_not_there(os.fspath(path))}; give a run or model folder")
 
 
 def part_words(words: Sequence[str], *, more_captions: bool = False) -> tuple[str, list[str]]:
@@ -69,10 +65,7 @@ def part_words(words: Sequence[str], *, more_captions: bool = False) -> tuple[st
         single or os.path.isdir(os.path.dirname(first))  # noqa: PTH112, PTH120  takes any text
     )
     if is_path or (single and (others or more_captions)) or (single and _is_misspelt(first)):
-        raise GanvasError(
-            f"{_short(first)}: no such folder, and no model that ships ({', '.join(shipped())}); if it is a"
-            f" caption, name the model too: --model {DEFAULT}"
-        )
+        raise GanvasError(f"{_not_there(first)}; if it is a caption, name the model too: --model {DEFAULT}")
     return DEFAULT, [first, *others]
 
 
@@ -80,5 +73,6 @@ def _is_misspelt(word: str) -> bool:
     return len(word) < 100 and bool(get_close_matches(word, shipped(), cutoff=0.8))
 
 
-def _short(text: str) -> str:
-    return text if len(text) <= 100 else f"{text[:99]}\u2026"
+def _not_there(name: str) -> str:
+    shown = name if len(name) <= 100 else f"{name[:99]}\u2026"
+    return f"{shown}: no such folder, and no model that ships ({did_you_mean(shown, shipped())})"
