@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import subprocess
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -93,16 +94,28 @@ def test_the_plain_losses_of_damsm_are_ours(newest: ModuleType) -> None:
     assert sum(ours.sentence).item() == pytest.approx(theirs.item(), rel=1e-5)
 
 
+SMALL = ["--size", "32", "--batch", "2", "--repeat", "1", "--device", "cpu"]
+SMALL += [part for value in SYSTEMS["xmc-gan"][1:] for part in ("--set", value)]
+
+
+def call(newest: ModuleType, monkeypatch: pytest.MonkeyPatch, *arguments: str) -> None:
+    monkeypatch.setattr(sys, "argv", ["newest.py", "xmc-gan", *SMALL, *arguments])
+    newest.main()
+
+
 def test_the_file_says_how_far_apart_losses_are_how_fast_both_sides_and_their_memory(
     newest: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    small = [part for value in SYSTEMS["xmc-gan"][1:] for part in ("--set", value)]
-    own = ["xmc-gan", "--size", "32", "--batch", "2", "--repeat", "1", "--device", "cpu", *small]
-    path = tmp_path / "xmc-gan.json"
-    monkeypatch.setattr(sys, "argv", [str(FOLDER / "newest.py"), *own, "--out", str(path)])
+    commands, against, path = [], sys.modules["against_plain"], tmp_path / "xmc-gan.json"
+
+    def run(command: list[str], **options: Any) -> subprocess.CompletedProcess[str]:
+        commands.append(command[1:])
+        return subprocess.CompletedProcess(command, 0, stdout=f"{len(commands)}.5\n")
+
+    monkeypatch.setattr(against.subprocess, "run", run)
     peak = {"float32": 1.0, "bfloat16": 1.0}  # its matrix products take long
-    monkeypatch.setattr(sys.modules["against_plain"], "matmul_peak", lambda device: peak)
-    newest.main()
+    monkeypatch.setattr(against, "matmul_peak", lambda device: peak)
+    call(newest, monkeypatch, "--out", str(path))
     result = json.loads(path.read_text(encoding="utf-8"))
     assert result["what"].startswith("XMC-GAN") and result["batch"] == 2
     assert max(result["train"]["losses_apart"].values()) < 1e-4
@@ -111,6 +124,15 @@ def test_the_file_says_how_far_apart_losses_are_how_fast_both_sides_and_their_me
         assert all(len(side["rounds"]) == 1 for side in seconds.values())
         told = result[part]["ratios"]["ganvas"]["of_medians"]
         assert told == pytest.approx(seconds["plain"]["median"] / seconds["ganvas"]["median"])
-    assert min(result["memory_mib_an_image"].values()) > 0
-    assert set(result["memory_mib_an_image"]) == {"plain", "ganvas"}
+    assert result["memory_mib_an_image"] == {"plain": 1.5, "ganvas": 2.5}
+    own = ["newest.py", "xmc-gan", *SMALL, "--out", str(path), "--memory-of"]
+    assert commands == [[*own, "plain"], [*own, "ganvas"]]
     assert "times plain" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("side", ["plain", "ganvas"])
+def test_a_process_of_its_own_says_what_a_side_s_steps_take(
+    newest: ModuleType, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], side: str
+) -> None:
+    call(newest, monkeypatch, "--memory-of", side)
+    assert float(capsys.readouterr().out) > 0
