@@ -364,10 +364,20 @@ def ablate(
         typer.Option(help="Networks that do not ship, such as retriever=runs/retriever.", metavar="KEY=PATH"),
     ] = None,
     out: Annotated[Path | None, typer.Option(help="The folder; by default runs/ablation-RECIPE.")] = None,
+    whole: Annotated[bool, typer.Option("--whole", help="The recipes without their variants.")] = False,
+    images: Annotated[
+        int | None, typer.Option(help="To generate in training, the same for all; by default each recipe's.")
+    ] = None,
+    points: Annotated[int, typer.Option(help="With --images: times a run is scored on its way.")] = 1,
+    encoders: Annotated[
+        list[Path] | None,
+        typer.Option(help="With --images: a run whose trained encoders are taken over, as often as needed."),
+    ] = None,
 ) -> None:
     """Train and score the variants that recipes list, and write a table; goes on where it stopped."""
     from ganvas.data.prepare import read_options
     from ganvas.scores.ablation import ablate as make_table
+    from ganvas.scores.budget import Budget
 
     sources = [word for word in recipes if "=" not in word]
     overrides = [word for word in recipes if "=" in word]
@@ -375,8 +385,19 @@ def ablate(
         raise GanvasError("no recipe given; 'ganvas recipes' lists them")
     folder = out or Path("runs") / f"ablation-{'-'.join(Path(source).stem for source in sources)}"
     tools = read_options(use or [], "--use")
+    if images is None and (points != 1 or encoders):
+        raise GanvasError("--points, --encoders: belong to a budget; give it with --images")
+    budget = None if images is None else Budget(images=images, points=points, encoders=tuple(encoders or ()))
     table = make_table(
-        sources, folder, data=data, overrides=overrides, only=only or (), protocol=protocol, tools=tools
+        sources,
+        folder,
+        data=data,
+        overrides=overrides,
+        only=only or (),
+        protocol=protocol,
+        tools=tools,
+        whole=whole,
+        budget=budget,
     )
     print(table.read_text(encoding="utf-8"))
     print(table)

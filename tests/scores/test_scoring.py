@@ -17,8 +17,10 @@ from tiny_runs import Called, tiny_tree
 from ganvas.data.store import Store
 from ganvas.errors import GanvasError
 from ganvas.pipeline import load
+from ganvas.recipe import load_recipe
 from ganvas.scores import makers, protocols
 from ganvas.scores.ablation import list_variants
+from ganvas.scores.budget import Budget, parts_of
 from ganvas.scores.pictures import chosen_captions, from_folder, generated, real
 from ganvas.scores.protocols import PROTOCOLS, NamedProtocol, Wanted, chosen_protocol
 from ganvas.scores.score import Score, compared, differences, read_scores
@@ -295,6 +297,79 @@ def test_variants_that_cannot_be_are_told_before_anything_is_trained(recipe: Pat
         list_variants([str(recipe)])
     with pytest.raises(GanvasError, match="would have one name"):
         list_variants(["gan-int-cls-emoji", "gan-int-cls-emoji"])
+
+
+def test_one_budget_for_all_is_scored_along_the_runs_and_never_done_again(
+    recipe: Path, store: Store, tmp_path: Path, ganvas: Callable[..., Called]
+) -> None:
+    def call(*more: object) -> Called:
+        return ganvas("ablate", recipe, "--whole", "--data", store.path, "--out", "table", *more)
+
+    done = call("--images", 16, "--points", 2)
+    assert done.status == 0, done.err
+    rows = json.loads((tmp_path / "table" / "table.json").read_text())["rows"]
+    assert [(row["name"], row["images"]) for row in rows] == [("tiny", 8), ("tiny", 16)]
+    assert all(row["seconds"] > 0 and row["scores"][0]["name"] == "brightness" for row in rows)
+    run = tmp_path / "table" / "tiny"
+    points = json.loads((run / "points.json").read_text())
+    assert [point["images"] for point in points] == [{"text": 4, "gan": 8}, {"text": 4, "gan": 16}]
+    before = (run / "points.json").stat().st_mtime_ns
+    assert call("--images", 16, "--points", 2).status == 0
+    assert (run / "points.json").stat().st_mtime_ns == before
+    longer = call("--images", 24, "--points", 3)
+    assert longer.status == 0, longer.err
+    assert len(json.loads((run / "points.json").read_text())) == 3
+    past = call("--images", 4)
+    assert past.status == 2 and "was not scored at 4" in past.err
+
+
+def test_a_budget_takes_encoders_over_and_leaves_the_rest_of_the_recipe(
+    recipe: Path, store: Store, tmp_path: Path, ganvas: Callable[..., Called]
+) -> None:
+    trained = ganvas("train", recipe, "--data", store.path, "--out", "encoders")
+    assert trained.status == 0, trained.err
+    done = ganvas(
+        *("ablate", recipe, "--whole", "--data", store.path, "--out", "table"),
+        *("--images", 8, "--encoders", "encoders"),
+    )
+    assert done.status == 0, done.err
+    config = json.loads((tmp_path / "table" / "tiny" / "model" / "config.json").read_text())
+    assert config["recipe"]["training"]["encoders"] == "encoders"
+    theirs = load(tmp_path / "encoders").system.text_encoder.state_dict()
+    ours = load(tmp_path / "table" / "tiny").system.text_encoder.state_dict()
+    assert all((ours[name] == theirs[name]).all() for name in theirs)
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (("--points", 2), "belong to a budget"),
+        (("--encoders", "runs/x"), "belong to a budget"),
+        (("--images", 2, "--points", 3), "at least 1 point, and an image for each"),
+        (("--images", 8, "--points", 0), "at least 1 point"),
+    ],
+)
+def test_budgets_that_cannot_be_are_refused(
+    given: tuple[object, ...], message: str, recipe: Path, store: Store, ganvas: Callable[..., Called]
+) -> None:
+    done = ganvas("ablate", recipe, "--data", store.path, "--out", "table", *given)
+    assert done.status == 2 and message in done.err
+
+
+def test_stages_one_after_the_other_get_the_budget_each_and_captions_of_a_picture_count(store: Store) -> None:
+    def parts(name: str, points: int) -> list[tuple[dict[str, int], int]]:
+        found = parts_of(Budget(images=60, points=points), load_recipe(name), store)
+        return [
+            ({k: v for k, v in part.images.items() if k in part.phases}, part.generated) for part in found
+        ]
+
+    assert parts("stackgan-emoji", 3) == [
+        ({"stage1": 40, "stage2": 0}, 40),
+        ({"stage1": 60, "stage2": 20}, 80),
+        ({"stage1": 60, "stage2": 60}, 120),
+    ]
+    assert parts("sd-gan-emoji", 1) == [({"gan": 30}, 60)]
+    assert parts("attngan-emoji", 2) == [({"gan": 30}, 30), ({"gan": 60}, 60)]
 
 
 @pytest.fixture(autouse=True)

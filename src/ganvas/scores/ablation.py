@@ -1,4 +1,4 @@
-"""``ganvas ablate``: the variants that recipes list, trained with one budget, scored, in one table."""
+"""``ganvas ablate``: variants of recipes, or whole systems, trained with one budget, scored, in one table."""
 
 from __future__ import annotations
 
@@ -10,12 +10,16 @@ from pathlib import Path
 
 from ganvas.errors import GanvasError, did_you_mean
 from ganvas.recipe import Recipe, load_recipe
-from ganvas.scores.score import Score, differences, read_scores
+from ganvas.scores.budget import Budget, Part, parts_of
+from ganvas.scores.score import Score, differences, read_scores, scores_of
 from ganvas.scores.scoring import score
 from ganvas.sheets import write_whole
+from ganvas.training.feeding import Data
 from ganvas.training.loop import train
-from ganvas.training.run import recipe_store
+from ganvas.training.run import Run, recipe_store
 
+POINTS = "points.json"
+"""In a run: its scores at each point of a budget."""
 WHOLE = "whole"
 """The row of a recipe without any of its variants."""
 
@@ -40,18 +44,19 @@ class Row:
 
     variant: Variant
     images: int
-    """Seen in training, over all phases."""
+    """Seen in training, over all phases; with a budget, drawn by the phases that generate."""
     seconds: float
-    """That training took, without what stood between its parts."""
+    """That training took, without what stood between its parts; with a budget, of those phases."""
     scores: list[Score] = field(default_factory=list)
 
 
-def list_variants(recipes: Sequence[str], only: Sequence[str] = ()) -> list[Variant]:
+def list_variants(recipes: Sequence[str], only: Sequence[str] = (), *, whole: bool = False) -> list[Variant]:
     """The variants that recipes list, each recipe itself first.
 
     Args:
         recipes: names or paths.
         only: names of variants, to leave the others out.
+        whole: the recipes themselves, without any variant.
 
     Raises:
         GanvasError: no such recipe, or no such variant.
@@ -59,11 +64,10 @@ def list_variants(recipes: Sequence[str], only: Sequence[str] = ()) -> list[Vari
     found: list[Variant] = []
     for source in recipes:
         recipe = load_recipe(source)
+        variants = {} if whole else recipe.variants
         head = f"{recipe.name}: " if len(recipes) > 1 else ""
-        found.append(
-            Variant(name=f"{head}{WHOLE}" if recipe.variants else recipe.name, recipe=source, overrides=())
-        )
-        for name, overrides in recipe.variants.items():
+        found.append(Variant(name=f"{head}{WHOLE}" if variants else recipe.name, recipe=source, overrides=()))
+        for name, overrides in variants.items():
             load_recipe(source, overrides)  # a mistake is told before anything is trained
             found.append(Variant(name=f"{head}{name}", recipe=source, overrides=tuple(overrides)))
     names = [variant.name for variant in found]
@@ -84,6 +88,8 @@ def ablate(
     only: Sequence[str] = (),
     protocol: str | None = None,
     tools: Mapping[str, str] | None = None,
+    whole: bool = False,
+    budget: Budget | None = None,
 ) -> Path:
     """Train and score every variant, and write the table; what is done already is not done again.
 
@@ -95,6 +101,8 @@ def ablate(
         only: names of variants.
         protocol: of the scores; by default the one for the data.
         tools: networks that do not ship, as for ``score``.
+        whole: the recipes themselves, without their variants.
+        budget: the same for all, whatever their recipes have.
 
     Returns:
         The table, a Markdown file; beside it are ``table.json`` and ``table.csv``.
@@ -104,27 +112,70 @@ def ablate(
         RunStopped: training stopped; the same call goes on.
     """
     rows = []
-    variants = list_variants(recipes, only)
+    variants = list_variants(recipes, only, whole=whole)
     for number, variant in enumerate(variants, 1):
         recipe = load_recipe(variant.recipe, [*variant.overrides, *overrides])
         store = recipe_store(recipe, data)
         print(f"{number} of {len(variants)}: {variant.name}", flush=True)
-        run = train(recipe, store, out / variant.folder)
-        path = run.folder / "scores.json"
-        trained = _seen(run.folder)
-        if not path.is_file() or json.loads(path.read_bytes())["about"].get("trained") != trained:
-            found = score(str(run.folder), store.path, protocol=protocol, tools=tools)
-            write_whole(path, found.to_json().encode())
-        rows.append(
-            Row(
-                variant=variant,
-                images=sum(trained.values()),
-                seconds=seconds(run.folder),
-                scores=read_scores(path),
-            )
-        )
+        folder = out / variant.folder
+        if budget is None:
+            run = train(recipe, store, folder)
+            scores = _scored(run, store, protocol, tools)
+            images, took = sum(_seen(run.folder).values()), seconds(run.folder)
+            rows.append(Row(variant=variant, images=images, seconds=took, scores=scores))
+        else:
+            for part in parts_of(budget, recipe, store):
+                rows.append(_row(variant, part, overrides, store, folder, protocol, tools))
+                _write(out, rows, variants)
         _write(out, rows, variants)
     return out / "table.md"
+
+
+def _row(
+    variant: Variant,
+    part: Part,
+    overrides: Sequence[str],
+    store: Data,
+    folder: Path,
+    protocol: str | None,
+    tools: Mapping[str, str] | None,
+) -> Row:
+    """A variant at a point of its run: what was kept of it, or trained and scored now."""
+    path = folder / POINTS
+    points = json.loads(path.read_bytes()) if path.is_file() else []
+    point = next((p for p in points if p["images"] == part.images), None)
+    if point is None:
+        recipe = load_recipe(variant.recipe, [*variant.overrides, *overrides, *part.overrides])
+        _refuse_past(folder, part, recipe)
+        run = train(recipe, store, folder)
+        scores = _scored(run, store, protocol, tools)
+        took = round(seconds(folder, part.phases), 1)
+        point = {"images": part.images, "seconds": took, "scores": [s.to_dict() for s in scores]}
+        write_whole(path, (json.dumps([*points, point], indent=2, ensure_ascii=False) + "\n").encode())
+    return Row(
+        variant=variant, images=part.generated, seconds=point["seconds"], scores=scores_of(point["scores"])
+    )
+
+
+def _refuse_past(folder: Path, part: Part, recipe: Recipe) -> None:
+    """A run cannot go back to a point that it was not scored at."""
+    seen = _seen(folder) if (folder / "model" / "config.json").is_file() else {}
+    for phase in part.phases:
+        batch = recipe.training.batch_sizes.get(phase, recipe.training.batch_size)
+        if seen.get(phase, 0) >= part.images[phase] + batch:
+            raise GanvasError(
+                f"{folder}: its phase '{phase}' has seen {seen[phase]:,} images, and was not scored at"
+                f" {part.images[phase]:,}; give other --points, or another folder with --out"
+            )
+
+
+def _scored(run: Run, store: Data, protocol: str | None, tools: Mapping[str, str] | None) -> list[Score]:
+    """The scores of a run as it is now, from its file if that was made of it."""
+    path = run.folder / "scores.json"
+    if not path.is_file() or json.loads(path.read_bytes())["about"].get("trained") != _seen(run.folder):
+        found = score(str(run.folder), store.path, protocol=protocol, tools=tools)
+        write_whole(path, found.to_json().encode())
+    return read_scores(path)
 
 
 def _seen(run: Path) -> dict[str, int]:

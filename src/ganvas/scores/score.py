@@ -66,11 +66,21 @@ def read_scores(path: Path) -> list[Score]:
     Raises:
         GanvasError: it is no such file.
     """
-    from pydantic import TypeAdapter, ValidationError
+    from pydantic import ValidationError
 
     try:
-        tree = json.loads(path.read_bytes())
-        return TypeAdapter(list[Score]).validate_python(tree["scores"])
+        return scores_of(json.loads(path.read_bytes())["scores"])
     except (OSError, ValueError, KeyError, TypeError, ValidationError) as error:
         reason = " ".join(str(error).split())[:200]
         raise GanvasError(f"{path}: is no file of scores ({type(error).__name__}: {reason})") from None
+
+
+def scores_of(tree: Any) -> list[Score]:
+    """Scores from the plain values of ``Score.to_dict``.
+
+    Raises:
+        pydantic.ValidationError: they are something else.
+    """
+    from pydantic import TypeAdapter
+
+    return TypeAdapter(list[Score]).validate_python(tree)
