@@ -21,9 +21,10 @@ from typing import Any
 import torch
 from common import machine, run_script, write_result
 
+from ganvas.building import build_system
 from ganvas.data.store import Store
 from ganvas.errors import GanvasError
-from ganvas.pipeline import build_system, load
+from ganvas.pipeline import load
 from ganvas.recipe import Recipe, load_recipe
 from ganvas.scores.ablation import seconds
 from ganvas.scores.scoring import score

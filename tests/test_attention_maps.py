@@ -10,9 +10,10 @@ import pytest
 from PIL import Image
 from tiny_runs import SIZE
 
+from ganvas.building import build_system
 from ganvas.data.store import Store
 from ganvas.errors import GanvasError
-from ganvas.pipeline import Model, build_system, load
+from ganvas.pipeline import Model, load
 from ganvas.recipe import load_recipe
 from ganvas.training.loop import train
 from ganvas.word_sheets import attention_file, lit
@@ -65,7 +66,7 @@ def test_one_caption_has_the_same_attention_beside_a_longer_one(model: Model) ->
 
 def test_a_sheet_has_a_tile_for_every_word(model: Model, tmp_path: Path) -> None:
     folder = tmp_path / "model"
-    from ganvas.pipeline import save_model
+    from ganvas.model_folder import save_model
 
     save_model(model.system, model.recipe, folder, model.trained)
     path = attention_file(folder, [CAPTION], tmp_path / "attention.png", n=2)

@@ -25,10 +25,12 @@ from torch.overrides import TorchFunctionMode
 
 import ganvas as package
 from ganvas import models
+from ganvas.building import bare_system, build_system
 from ganvas.data.store import Store
 from ganvas.errors import GanvasError
+from ganvas.model_folder import save_model
 from ganvas.models import DEFAULT, part_words, place_of
-from ganvas.pipeline import Model, bare_system, build_system, save_model
+from ganvas.pipeline import Model
 from ganvas.recipe import load_recipe, resolve
 from ganvas.text import build
 

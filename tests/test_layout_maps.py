@@ -12,9 +12,11 @@ from PIL import Image
 from tiny_runs import COLOURS, THINGS, Called
 
 from ganvas import word_sheets
+from ganvas.building import build_system
 from ganvas.errors import GanvasError
 from ganvas.images import image_to_tensor
-from ganvas.pipeline import Model, build_system, load, save_model
+from ganvas.model_folder import save_model
+from ganvas.pipeline import Model, load
 from ganvas.recipe import load_recipe
 from ganvas.sheets import Tile
 from ganvas.word_maps import WordMaps

@@ -18,9 +18,11 @@ from tiny_runs import tiny_recipe, tiny_tree
 
 import ganvas as package
 from ganvas import pipeline
+from ganvas.building import build_system
 from ganvas.data.store import Store
 from ganvas.errors import GanvasError
-from ganvas.pipeline import MAX_IMAGES, Model, build_system, load, save_model
+from ganvas.model_folder import save_model
+from ganvas.pipeline import MAX_IMAGES, Model, load
 from ganvas.recipe import resolve
 from ganvas.training.loop import train
 

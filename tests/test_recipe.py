@@ -15,11 +15,11 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from tiny_runs import SMALL_SYSTEM, tiny_tree, write_store
 
+from ganvas.building import build_system
 from ganvas.data.feed import Feed, FeedSettings, on_device
 from ganvas.data.labels import label_numbers
 from ganvas.data.store import Store
 from ganvas.errors import GanvasError
-from ganvas.pipeline import build_system
 from ganvas.recipe import Recipe, list_recipes, load_recipe, resolve
 from ganvas.systems import list_systems
 from ganvas.systems.base import Batch

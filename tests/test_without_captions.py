@@ -60,7 +60,8 @@ def test_every_image_of_a_sample_sheet_has_noise_of_its_own(tmp_path: Path) -> N
     import torch
     from tiny_runs import write_store
 
-    from ganvas.pipeline import Model, build_system
+    from ganvas.building import build_system
+    from ganvas.pipeline import Model
     from ganvas.recipe import load_recipe
     from ganvas.training.samples import sample_sheet
 

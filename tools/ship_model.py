@@ -24,7 +24,8 @@ from safetensors.torch import load_file, save
 from ganvas import models
 from ganvas.data.emoji import EmojiSource
 from ganvas.errors import GanvasError
-from ganvas.pipeline import Model, find_model, load
+from ganvas.model_folder import find_model
+from ganvas.pipeline import Model, load
 from ganvas.scores.ablation import seconds
 from ganvas.scores.score import Score, differences, read_scores
 

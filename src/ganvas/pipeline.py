@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,146 +11,23 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from PIL import Image
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save
-from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
+from torch import Tensor
 
-from ganvas import __version__
-from ganvas.errors import GanvasError, RunStopped
+from ganvas.building import bare_system, text_encoder_of
+from ganvas.errors import GanvasError
 from ganvas.images import image_to_tensor, to_uint8
-from ganvas.models import DEFAULT, no_such_model, place_of
+from ganvas.model_folder import find_model, load_weights, read_config, read_files
+from ganvas.models import DEFAULT
 from ganvas.recipe import Recipe, resolve
 from ganvas.sheets import to_rgb
-from ganvas.systems import find
 from ganvas.systems.base import System
-from ganvas.text import build
-from ganvas.text.encoder import NoText, Text, TextEncoder
-from ganvas.text.tokenizer import FILE as VOCABULARY
+from ganvas.text.encoder import Text
 from ganvas.text.tokenizer import check_caption
-from ganvas.text.transformer import CONFIG_FILE as TRANSFORMER
 from ganvas.word_maps import WordMaps, check_attends, check_lays_out, maps_of_generated, maps_of_real
 
-FORMAT = 1
 MAX_IMAGES = 100_000
-_MAX_FILE_BYTES = 200_000_000
 PRECISIONS = ("float32", "bfloat16", "auto")
 _WORDS = 32
-_DRAWS = frozenset({"normal_", "uniform_", "trunc_normal_", "kaiming_normal_", "kaiming_uniform_"})
-
-
-def build_system(
-    recipe: Recipe, *, captions: Sequence[str] | None = None, files: Mapping[str, str] | None = None
-) -> System:
-    """Make a recipe's system with fresh weights.
-
-    Args:
-        recipe: which system, text encoder and size.
-        captions: training captions, for a text encoder that needs a vocabulary;
-        files: or the files of a saved text encoder.
-
-    Raises:
-        GanvasError: no network can have such settings.
-    """
-    with _only_possible(recipe):
-        encoder = NoText() if recipe.text is None else build(recipe.text, captions, files)
-        return find(recipe.system).build(recipe.settings, encoder, recipe.data.image_size)
-
-
-def bare_system(recipe: Recipe, text_encoder: TextEncoder) -> System:
-    """A system that waits for its weights, on the meta device, and without what only training needs.
-
-    Drawing fresh weights may take longer than everything else.
-
-    Args:
-        recipe: which system and size.
-        text_encoder: with its weights, or to be given them too.
-
-    Raises:
-        GanvasError: no network can have such settings.
-    """
-    with _only_possible(recipe), torch.device("meta"), _Undrawn():
-        system = find(recipe.system).build(recipe.settings, text_encoder, recipe.data.image_size)
-    for name in system.training_only:
-        if isinstance(getattr(system, name, None), nn.Module):
-            setattr(system, name, None)
-    return system
-
-
-class _Undrawn(TorchFunctionMode):
-    """Weights are left as they are. On the meta device drawing them would change nothing, but PyTorch imports
-    its compiler for it, which takes seconds.
-    """
-
-    def __torch_function__(
-        self, func: Callable[..., Any], types: Any, args: Any = (), kwargs: Mapping[str, Any] | None = None
-    ) -> Any:
-        if getattr(func, "__name__", "") in _DRAWS:
-            return args[0] if args else (kwargs or {})["tensor"]
-        return func(*args, **(kwargs or {}))
-
-
-def _text_encoder(recipe: Recipe, files: Mapping[str, str]) -> TextEncoder:
-    with _only_possible(recipe):
-        return NoText() if recipe.text is None else build(recipe.text, None, files)
-
-
-@contextmanager
-def _only_possible(recipe: Recipe) -> Iterator[None]:
-    """What building says of impossible settings, as one line."""
-    try:
-        yield
-    except GanvasError:
-        raise
-    except (RuntimeError, ArithmeticError, ValueError, AssertionError, MemoryError) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise GanvasError(
-            f"recipe {recipe.name}: its networks cannot be built with these settings and"
-            f" {recipe.data.image_size} px images ({reason})"
-        ) from None
-
-
-def save_model(
-    system: System,
-    recipe: Recipe,
-    folder: Path,
-    trained: Mapping[str, int],
-    *,
-    converted_from: Mapping[str, str] | None = None,
-    note: str = "",
-) -> None:
-    """Write what generating needs: weights, config, tokenizer, model card. Each file is replaced at once.
-
-    Args:
-        system: with the weights to keep.
-        recipe: what it was made from.
-        folder: made if it does not exist.
-        trained: images seen in each phase.
-        converted_from: files of a release with their SHA-256, where the weights are such.
-        note: a further line for the card.
-
-    Raises:
-        RunStopped: the disk is full, or not writable.
-    """
-    from ganvas.training.checkpoint import in_words, write_atomically
-
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise RunStopped(f"{folder}: could not be written ({in_words(error)})") from None
-    config = {"format": FORMAT, "ganvas": __version__, "trained": dict(trained), "recipe": recipe.to_dict()}
-    if converted_from:
-        config["converted_from"] = dict(converted_from)
-    weights = {
-        name: value.detach().cpu().contiguous().clone()
-        for name, value in system.state_dict().items()
-        if name.split(".", 1)[0] not in system.training_only
-    }
-    for name, text in system.text_encoder.files().items():
-        write_atomically(folder / name, text)
-    write_atomically(folder / "README.md", _model_card(system, recipe, trained, converted_from or {}, note))
-    write_atomically(folder / "config.json", json.dumps(config, indent=2, ensure_ascii=False) + "\n")
-    write_atomically(folder / "model.safetensors", save(weights))
 
 
 def load(
@@ -176,16 +51,10 @@ def load(
     if precision not in PRECISIONS:
         raise GanvasError(f"precision '{precision}': should be one of {', '.join(PRECISIONS)}")
     folder = find_model(Path(path))
-    config = _read_config(folder)
+    config = read_config(folder)
     recipe = resolve(config["recipe"])
-    system = bare_system(recipe, _text_encoder(recipe, read_files(folder)))
-    try:
-        weights = load_file(folder / "model.safetensors")
-    except (OSError, SafetensorError) as error:
-        raise GanvasError(
-            f"{folder / 'model.safetensors'}: cannot be read ({error}); copy the model again"
-        ) from None
-    _load_weights(system, weights, folder)
+    system = bare_system(recipe, text_encoder_of(recipe, read_files(folder)))
+    load_weights(system, folder)
     system.to(place).to(memory_format=torch.channels_last).eval().requires_grad_(False)
     return Model(system, recipe, config["trained"], place, choose_precision(precision, place))
 
@@ -455,114 +324,3 @@ def _pad_words(text: Text, length: int) -> Text:
     """``text`` with ``length`` words; the further ones are padding."""
     more = length - text.mask.shape[1]
     return Text(text.sentence, F.pad(text.words, (0, 0, 0, more)), F.pad(text.mask, (0, more)))
-
-
-def find_model(path: Path) -> Path:
-    """The model folder that ``path`` is, that of the run that it is, or the shipped model of this name.
-
-    Raises:
-        GanvasError: there is none.
-    """
-    path = place_of(path)
-    for folder in (path / "model", path):
-        if (folder / "config.json").is_file():
-            return folder
-    if not path.exists():
-        raise no_such_model(path)
-    if (path / "run.json").is_file():
-        raise GanvasError(f"{path}: this run has not saved a model yet; train it further")
-    raise GanvasError(f"{path}: holds no model (config.json is missing)")
-
-
-def _read_config(folder: Path) -> dict[str, Any]:
-    path = folder / "config.json"
-    try:
-        if path.stat().st_size > _MAX_FILE_BYTES:
-            raise KeyError("it is too large")
-        config = json.loads(path.read_text(encoding="utf-8"))
-        if config["format"] != FORMAT:
-            raise GanvasError(
-                f"{path}: format {config['format']} is not {FORMAT}; use a matching version of Ganvas"
-            )
-        if not isinstance(config["recipe"], dict) or not isinstance(config["trained"], dict):
-            raise KeyError("recipe")
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError, RecursionError, KeyError, TypeError) as error:
-        raise GanvasError(f"{path}: is no config of a model ({type(error).__name__}: {error})") from None
-    found: dict[str, Any] = config
-    return found
-
-
-def read_files(folder: Path) -> dict[str, str]:
-    """The files of a model folder that its text encoder needs beside weights: name to text.
-
-    Raises:
-        GanvasError: one cannot be read.
-    """
-    found = {}
-    for path in (folder / VOCABULARY, folder / TRANSFORMER):
-        if not path.exists():
-            continue
-        try:
-            if path.stat().st_size > _MAX_FILE_BYTES:
-                raise GanvasError(f"{path}: larger than {_MAX_FILE_BYTES:,} bytes; it is none of a model's")
-            found[path.name] = path.read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            raise GanvasError(f"{path}: cannot be read ({error}); copy the model again") from None
-    return found
-
-
-def _load_weights(system: System, weights: Mapping[str, Tensor], folder: Path) -> None:
-    """Put weights into a system, all of them and no others."""
-    wanted = system.state_dict()
-    for name in sorted(wanted.keys() ^ weights.keys()):
-        what = "is missing" if name in wanted else "is unknown"
-        raise GanvasError(f"{folder / 'model.safetensors'}: the tensor '{name}' {what}")
-    for name, value in weights.items():
-        if value.shape != wanted[name].shape:
-            raise GanvasError(
-                f"{folder / 'model.safetensors'}: the tensor '{name}' is {tuple(value.shape)}, but the config"
-                f" asks for {tuple(wanted[name].shape)}"
-            )
-    fitting = {name: value.to(wanted[name].dtype) for name, value in weights.items()}
-    system.load_state_dict(fitting, assign=True)
-
-
-def _model_card(
-    system: System, recipe: Recipe, trained: Mapping[str, int], converted_from: Mapping[str, str], note: str
-) -> str:
-    seen = ", ".join(f"{images:,} in phase {phase}" for phase, images in trained.items())
-    size = recipe.data.image_size
-    facts = [
-        f"System: `{recipe.system}`, images of {size} x {size} pixels",
-        f"Text encoder: {f'`{recipe.text.encoder}`' if recipe.text else 'none'}",
-        f"Data: `{recipe.data.set}`",
-        f"Images seen in training: {seen or 'not known'}",
-        *system.facts(),
-    ]
-    if recipe.training.encoders:
-        facts.append(f"Encoders: taken over from the model `{Path(recipe.training.encoders).name}`")
-    facts += [f"Converted from `{name}`, SHA-256 {digest}" for name, digest in converted_from.items()]
-    facts += [note[0].upper() + note[1:]] if note else []
-    facts.append(f"Made by Ganvas {__version__}")
-    lines = "\n".join(f"- {fact}" for fact in facts)
-    return f"""---
-library_name: ganvas
-tags: [text-to-image, gan, {recipe.system}]
----
-
-# {recipe.name}
-
-{recipe.about}
-
-{lines}
-{_USE if find(recipe.system).system.generates else ""}"""
-
-
-_USE = """
-```python
-import ganvas
-
-model = ganvas.load("path/to/this/folder")
-model.generate(["a caption"], n=4, seed=0)[0].save("image.png")
-```
-"""

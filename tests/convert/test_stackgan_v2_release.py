@@ -15,7 +15,8 @@ import ganvas
 from ganvas.convert.official import convert_files
 from ganvas.convert.stackgan_v2 import stackgan_v2, stackgan_v2_discriminator, stackgan_v2_generator
 from ganvas.errors import GanvasError
-from ganvas.pipeline import load, save_model
+from ganvas.model_folder import save_model
+from ganvas.pipeline import load
 from ganvas.recipe import resolve
 from ganvas.text.char_cnn_rnn import CharCnnRnn
 from ganvas.text.encoder import NoText

@@ -14,7 +14,8 @@ from torch import Tensor
 from ganvas.convert.official import convert_files
 from ganvas.convert.xmcgan import xmcgan_discriminator, xmcgan_generator
 from ganvas.errors import GanvasError
-from ganvas.pipeline import load, save_model
+from ganvas.model_folder import save_model
+from ganvas.pipeline import load
 from ganvas.recipe import resolve
 from ganvas.systems.damsm import DamsmEncoders, DamsmSettings
 from ganvas.systems.xmc_gan_networks import Discriminator, Generator, XmcGanSettings

@@ -11,10 +11,11 @@ import torch
 from tiny_runs import COLOURS, THINGS, write_store
 from torch import Tensor
 
+from ganvas.building import build_system
 from ganvas.data.store import Store
 from ganvas.errors import GanvasError
 from ganvas.layers.region_encoder import Regions
-from ganvas.pipeline import build_system, save_model
+from ganvas.model_folder import save_model
 from ganvas.recipe import load_recipe
 from ganvas.scores.damsm_encoders import open_damsm
 from ganvas.scores.damsm_retrieval import DamsmRetrievalProtocol, damsm_retrieval

@@ -10,9 +10,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ganvas.building import build_system
 from ganvas.errors import GanvasError
 from ganvas.layers.layout import AdaptiveWeights
-from ganvas.pipeline import build_system
 from ganvas.recipe import list_recipes, load_recipe
 from ganvas.systems.alr_gan import AlrGan, AlrGanSettings, AlrLayoutSettings
 from ganvas.systems.attngan import AttnGan, AttnGanSettings

@@ -11,11 +11,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from ganvas.building import build_system
 from ganvas.errors import GanvasError
 from ganvas.layers.conditioning import kl_loss
 from ganvas.layers.stacked_discriminator import ConditionalHead, StackedDiscriminator
 from ganvas.losses.adversarial import real_loss
-from ganvas.pipeline import build_system
 from ganvas.recipe import list_recipes, load_recipe
 from ganvas.systems.attngan import AttnGan, AttnGanSettings, Generator, stage_sizes
 from ganvas.systems.base import Batch, Losses

@@ -11,13 +11,13 @@ import pytest
 import torch
 from torch import Tensor
 
+from ganvas.building import build_system
 from ganvas.errors import GanvasError
 from ganvas.layers.blocks import UpConv
 from ganvas.layers.conditional_norm import SemanticNorm
 from ganvas.layers.conditioning import kl_loss, unit_scale
 from ganvas.layers.stacked_discriminator import ConditionalHead, StackedDiscriminator
 from ganvas.losses.adversarial import real_loss
-from ganvas.pipeline import build_system
 from ganvas.recipe import list_recipes, load_recipe
 from ganvas.systems.base import Batch, Losses
 from ganvas.systems.damsm import DamsmSettings

@@ -13,10 +13,11 @@ import torch
 from tiny_runs import outcome
 from torch import nn
 
+from ganvas.building import build_system
 from ganvas.data.store import Store
 from ganvas.errors import GanvasError
 from ganvas.layers.conditioning import ConditioningAugmentation
-from ganvas.pipeline import build_system, load
+from ganvas.pipeline import load
 from ganvas.recipe import Recipe, load_recipe, resolve
 from ganvas.systems.base import Batch
 from ganvas.systems.stackgan import StackGan

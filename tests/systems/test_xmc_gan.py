@@ -9,11 +9,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from ganvas.building import build_system
 from ganvas.errors import GanvasError
 from ganvas.layers.frozen_network import FrozenNetwork
 from ganvas.layers.self_modulation import AttentionalSelfModulation, SelfModulation
 from ganvas.losses.contrastive import vector_contrast, word_contrast
-from ganvas.pipeline import build_system
 from ganvas.recipe import list_recipes, load_recipe
 from ganvas.systems.base import Batch, Losses
 from ganvas.systems.damsm import DamsmSettings

@@ -173,7 +173,9 @@ def test_without_the_library_the_error_names_the_extra(monkeypatch):
 def test_a_model_with_a_transformer_is_saved_and_opened_again_where_its_folder_is_gone(tmp_path):
     import shutil
 
-    from ganvas.pipeline import build_system, load, save_model
+    from ganvas.building import build_system
+    from ganvas.model_folder import save_model
+    from ganvas.pipeline import load
     from ganvas.recipe import load_recipe
 
     save("bert", tmp_path / "bert")

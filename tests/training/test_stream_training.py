@@ -172,8 +172,8 @@ def test_a_system_that_reads_several_captions_of_an_image_is_refused_before_any_
 
 
 def test_mismatched_captions_are_those_of_the_next_image(stream: ShardStream) -> None:
+    from ganvas.building import build_system
     from ganvas.data.stream import StreamFeed, StreamSettings
-    from ganvas.pipeline import build_system
     from ganvas.training.device import make_fabric
 
     recipe = tiny_recipe()

@@ -10,12 +10,12 @@ from dataclasses import replace
 
 from torch import Tensor
 
+from ganvas.building import bare_system
 from ganvas.convert.damsm_release import TEXT, data_set, released_text_encoder
 from ganvas.convert.official import Converted, Given, Part, Release
 from ganvas.convert.tables import Rule, Table, convert, load, shape_of
 from ganvas.errors import GanvasError
 from ganvas.layers.stacked_discriminator import StackedDiscriminator
-from ganvas.pipeline import bare_system
 from ganvas.recipe import DataSettings, Recipe, TrainingSettings
 from ganvas.systems.attngan import AttnGan, AttnGanSettings, Generator
 from ganvas.systems.damsm import DamsmSettings

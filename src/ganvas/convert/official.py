@@ -19,7 +19,8 @@ import torch
 from torch import Tensor
 
 from ganvas.errors import GanvasError, did_you_mean
-from ganvas.pipeline import load, save_model
+from ganvas.model_folder import save_model
+from ganvas.pipeline import load
 from ganvas.recipe import Recipe
 from ganvas.systems.base import System
 from ganvas.text.encoder import TextEncoder

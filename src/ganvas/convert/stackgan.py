@@ -12,11 +12,11 @@ from dataclasses import asdict, replace
 
 from torch import Tensor
 
+from ganvas.building import bare_system
 from ganvas.convert.char_cnn_rnn import GIVEN, UNTRAINED, sentence_encoder
 from ganvas.convert.official import Converted, Given, Part, Release
 from ganvas.convert.tables import Rule, Table, load, shape_of
 from ganvas.errors import GanvasError
-from ganvas.pipeline import bare_system
 from ganvas.recipe import Recipe, resolve
 from ganvas.systems.stackgan import StackGan, StagesTrained
 from ganvas.systems.stackgan_networks import Discriminator, StackGanSettings, Stage1, Stage2

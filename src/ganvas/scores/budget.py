@@ -9,8 +9,9 @@ from pathlib import Path
 
 import torch
 
+from ganvas.building import build_system
 from ganvas.errors import GanvasError
-from ganvas.pipeline import build_system, load
+from ganvas.pipeline import load
 from ganvas.recipe import Recipe
 from ganvas.training.feeding import Data
 from ganvas.training.run import text_material

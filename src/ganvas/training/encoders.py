@@ -9,7 +9,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from ganvas.errors import GanvasError
-from ganvas.pipeline import find_model, read_files
+from ganvas.model_folder import find_model, read_files
 from ganvas.recipe import Recipe
 from ganvas.systems.base import Phase, System
 

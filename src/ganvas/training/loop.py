@@ -20,10 +20,11 @@ import torch
 from lightning_fabric import Fabric
 from torch import Tensor
 
+from ganvas.building import build_system
 from ganvas.data.feed import Feed
 from ganvas.data.stream import StreamFeed
 from ganvas.errors import GanvasError, RunStopped, did_you_mean
-from ganvas.pipeline import build_system, save_model
+from ganvas.model_folder import save_model
 from ganvas.progress import Report, progress
 from ganvas.recipe import Recipe
 from ganvas.systems.base import Batch, Phase, System, Turn
