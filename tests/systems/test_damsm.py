@@ -148,6 +148,9 @@ def test_lite0_sees_images_at_its_side_with_its_own_weights() -> None:
     with torch.no_grad():
         encoded = encoder(drawn())
     assert encoded.regions.shape == (4, 12, 8, 8) and torch.isfinite(encoded.code).all()
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):  # generated images come in bfloat16
+        rough = encoder(drawn().bfloat16()).code.float()
+    assert (rough - encoded.code).norm() < 0.1 * encoded.code.norm()
 
 
 def test_heads_begin_uniform_within_a_tenth() -> None:

@@ -13,6 +13,7 @@ from math import log2
 from pathlib import Path
 from typing import NamedTuple, cast
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -134,6 +135,7 @@ class Lite0Regions(PretrainedRegions):
     def features(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """``(B, 112, side/16, side/16)`` and ``(B, 1280, side/32, side/32)``."""
         if images.shape[-2:] != (self.side, self.side):
+            images = images.to(torch.promote_types(images.dtype, torch.float32))  # a CPU cannot in bfloat16
             images = F.interpolate(images, size=self.side, mode="bilinear", antialias=True)
         return self.trunk.maps((127.5 * images + 0.5) / 128)  # type: ignore[operator, no-any-return]
 
