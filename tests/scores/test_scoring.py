@@ -19,6 +19,7 @@ from ganvas.errors import GanvasError
 from ganvas.pipeline import load
 from ganvas.recipe import load_recipe
 from ganvas.scores import makers, protocols
+from ganvas.scores import pictures as scored_pictures
 from ganvas.scores.ablation import list_variants
 from ganvas.scores.budget import Budget, parts_of
 from ganvas.scores.pictures import chosen_captions, from_folder, generated, real
@@ -113,6 +114,21 @@ def test_generated_images_are_the_same_each_time_and_each_has_its_noise(
     first, again = (np.concatenate(list(pictures.batches())) for _ in range(2))
     assert first.shape == (5, 16, 16, 3) and (first == again).all()
     assert (first[0] != first[3]).any()  # the same image's first and second caption
+
+
+@pytest.mark.parametrize(("most", "times"), [(2**27, 1), (100, 3)])
+def test_images_are_generated_once_for_all_scores_where_memory_can_hold_them(
+    undisturbed: Path, store: Store, monkeypatch: pytest.MonkeyPatch, most: int, times: int
+) -> None:
+    monkeypatch.setattr(scored_pictures, "_KEPT_BYTES", most)
+    model, calls = load(undisturbed, device="cpu"), []
+    make = model.generate_arrays
+    monkeypatch.setattr(model, "generate_arrays", lambda *a, **k: calls.append(1) or make(*a, **k))
+    pictures = generated(model, store, split="test", num=5)
+    next(iter(pictures.batches()))  # who stops on the way leaves nothing half made
+    calls.clear()
+    found = [np.concatenate(list(pictures.batches())) for _ in range(3)]
+    assert len(calls) == times and all((other == found[0]).all() for other in found) and len(found[0]) == 5
 
 
 def test_real_images_are_those_of_the_captions_and_shuffled_ones_are_not(store: Store) -> None:

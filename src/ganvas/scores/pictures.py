@@ -21,6 +21,8 @@ from ganvas.pipeline import Model
 
 Batches = Iterator[npt.NDArray[np.uint8]]
 _CHUNK = 64
+_KEPT_BYTES = 2**27
+"""Generated images are kept in memory up to so many bytes, as every score asks for them again."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,10 +95,32 @@ def generated(model: Model, store: Store, *, split: str, num: int | None = None,
     return Pictures(
         captions=captions,
         rows=rows,
-        batches=lambda: model.generate_arrays(captions, seed=seed, same_noise=False),
+        batches=_made_once(
+            lambda: model.generate_arrays(captions, seed=seed, same_noise=False),
+            len(captions) * 3 * model.image_size**2,
+        ),
         about={"data": store.info.fingerprint, "split": split, "num_images": len(captions), "seed": seed},
         kind="generated",
     )
+
+
+def _made_once(make: Callable[[], Batches], num_bytes: int) -> Callable[[], Batches]:
+    """The same batches each time; they are made again only where they are too many to keep."""
+    if num_bytes > _KEPT_BYTES:
+        return make
+    kept: list[npt.NDArray[np.uint8]] = []
+
+    def batches() -> Batches:
+        if kept:
+            yield from kept
+            return
+        made = []
+        for batch in make():
+            made.append(batch)
+            yield batch
+        kept[:] = made  # whole, or nothing
+
+    return batches
 
 
 def real(
