@@ -149,7 +149,7 @@ def _row(
         _refuse_past(folder, part, recipe)
         run = train(recipe, store, folder)
         scores = _scored(run, store, protocol, tools)
-        took = round(seconds(folder, part.phases), 1)
+        took = round(seconds(folder, part.phases), 4)
         point = {"images": part.images, "seconds": took, "scores": [s.to_dict() for s in scores]}
         write_whole(path, (json.dumps([*points, point], indent=2, ensure_ascii=False) + "\n").encode())
     return Row(
