@@ -1,6 +1,6 @@
 """Make the pictures that docs show of several systems, from trained runs; nothing is picked by hand.
 
-python tools/systems_pictures.py runs/systems/* --data data/emoji-64    # docs/images/systems.png
+python tools/systems_pictures.py runs/systems/*/ --data data/emoji-64    # docs/images/systems.png
 python tools/systems_pictures.py runs/systems/attngan-emoji runs/systems/sd-gan-emoji \
     --data data/emoji-64 --described                                    # docs/images/descriptions.png
 
