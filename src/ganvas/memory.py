@@ -13,7 +13,7 @@ def keep_freed_memory() -> bool:
     """Let glibc keep large blocks that were freed, and use them again; True where that could be set.
 
     By default it gives a block above 32 MiB back to the system at once, and the next tensor of that size pays
-    for fresh pages: up to half of the time of a network that sees large maps. The setting holds for the whole
+    for fresh pages. The setting holds for the whole
     process, so the command makes it, and the library does not.
     """
     if not sys.platform.startswith("linux"):

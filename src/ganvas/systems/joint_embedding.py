@@ -40,8 +40,8 @@ class JointEmbeddingSettings:
     deviation 1 over the training captions (ours). Ranking alone leaves captions very close together, and the
     networks that read them learn slowly."""
     decorrelate: bool = False
-    """And spread that variance over all directions that carry some (ours). On emoji seven directions
-    have 93 % of it; what tells a cat from a dog is in the rest."""
+    """And spread that variance over all directions that carry some (ours): a few have nearly all of it
+    otherwise."""
     learning_rate: float = 7e-4
     """Adam's; 7e-4 is the released encoders' [code]."""
 
