@@ -368,10 +368,13 @@ def ablate(
     images: Annotated[
         int | None, typer.Option(help="To generate in training, the same for all; by default each recipe's.")
     ] = None,
-    points: Annotated[int, typer.Option(help="With --images: times a run is scored on its way.")] = 1,
+    seconds: Annotated[
+        float | None, typer.Option(help="Of training, the same for all, instead of --images.")
+    ] = None,
+    points: Annotated[int, typer.Option(help="With a budget: times a run is scored on its way.")] = 1,
     encoders: Annotated[
         list[Path] | None,
-        typer.Option(help="With --images: a run whose trained encoders are taken over, as often as needed."),
+        typer.Option(help="With a budget: a run whose trained encoders are taken over, as often as needed."),
     ] = None,
 ) -> None:
     """Train and score the variants that recipes list, and write a table; goes on where it stopped."""
@@ -385,9 +388,14 @@ def ablate(
         raise GanvasError("no recipe given; 'ganvas recipes' lists them")
     folder = out or Path("runs") / f"ablation-{'-'.join(Path(source).stem for source in sources)}"
     tools = read_options(use or [], "--use")
-    if images is None and (points != 1 or encoders):
-        raise GanvasError("--points, --encoders: belong to a budget; give it with --images")
-    budget = None if images is None else Budget(images=images, points=points, encoders=tuple(encoders or ()))
+    if images is None and seconds is None:
+        if points != 1 or encoders:
+            raise GanvasError("--points, --encoders: belong to a budget; give it with --images or --seconds")
+        budget = None
+    else:
+        budget = Budget(
+            images=images or 0, seconds=seconds or 0, points=points, encoders=tuple(encoders or ())
+        )
     table = make_table(
         sources,
         folder,

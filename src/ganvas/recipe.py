@@ -59,6 +59,9 @@ class TrainingSettings:
 
     images: dict[str, int]
     """Budget of each phase in images seen, by the phase's name; 0 leaves the phase out."""
+    seconds: dict[str, float] = field(default_factory=dict)
+    """Phases that end after so much training even if their images are not all seen, by name; they end where a
+    row of the log is due."""
     batch_size: int = 64
     """Images a step, over all ranks."""
     batch_sizes: dict[str, int] = field(default_factory=dict)

@@ -328,7 +328,8 @@ def test_one_budget_for_all_is_scored_along_the_runs_and_never_done_again(
     assert all(row["seconds"] > 0 and row["scores"][0]["name"] == "brightness" for row in rows)
     run = tmp_path / "table" / "tiny"
     points = json.loads((run / "points.json").read_text())
-    assert [point["images"] for point in points] == [{"text": 4, "gan": 8}, {"text": 4, "gan": 16}]
+    assert [point["limits"]["images"] for point in points] == [{"text": 4, "gan": 8}, {"text": 4, "gan": 16}]
+    assert [point["images"] for point in points] == [8, 16]
     before = (run / "points.json").stat().st_mtime_ns
     assert call("--images", 16, "--points", 2).status == 0
     assert (run / "points.json").stat().st_mtime_ns == before
@@ -337,6 +338,25 @@ def test_one_budget_for_all_is_scored_along_the_runs_and_never_done_again(
     assert len(json.loads((run / "points.json").read_text())) == 3
     past = call("--images", 4)
     assert past.status == 2 and "was not scored at 4" in past.err
+
+
+def test_a_budget_of_seconds_ends_each_phase_when_they_are_over(
+    recipe: Path, store: Store, tmp_path: Path, ganvas: Callable[..., Called]
+) -> None:
+    def call(*more: object) -> Called:
+        return ganvas("ablate", recipe, "--whole", "--data", store.path, "--out", "table", *more)
+
+    quick = ("training.log_every=1", "training.save_every=1000000000")
+    done = call("--seconds", 0.6, "--points", 2, *quick)
+    assert done.status == 0, done.err
+    points = json.loads((tmp_path / "table" / "tiny" / "points.json").read_text())
+    assert [point["limits"]["seconds"] for point in points] == [{"gan": 0.3}, {"gan": 0.6}]
+    assert 0 < points[0]["images"] < points[1]["images"] < 1e9
+    assert 0.25 < points[0]["seconds"] < points[1]["seconds"]  # rates in the log are rounded
+    assert call("--seconds", 0.6, "--points", 2, *quick).status == 0
+    assert json.loads((tmp_path / "table" / "tiny" / "points.json").read_text()) == points
+    past = call("--seconds", 0.1, *quick)
+    assert past.status == 2 and "was not scored at 0.1" in past.err
 
 
 def test_a_budget_takes_encoders_over_and_leaves_the_rest_of_the_recipe(
@@ -363,6 +383,8 @@ def test_a_budget_takes_encoders_over_and_leaves_the_rest_of_the_recipe(
         (("--encoders", "runs/x"), "belong to a budget"),
         (("--images", 2, "--points", 3), "at least 1 point, and an image for each"),
         (("--images", 8, "--points", 0), "at least 1 point"),
+        (("--images", 8, "--seconds", 9), "a budget is one of them"),
+        (("--seconds", -1), "a budget is one of them, above 0"),
     ],
 )
 def test_budgets_that_cannot_be_are_refused(
@@ -373,11 +395,13 @@ def test_budgets_that_cannot_be_are_refused(
 
 
 def test_stages_one_after_the_other_get_the_budget_each_and_captions_of_a_picture_count(store: Store) -> None:
-    def parts(name: str, points: int) -> list[tuple[dict[str, int], int]]:
+    def parts(name: str, points: int) -> list[tuple[dict[str, float], float]]:
         found = parts_of(Budget(images=60, points=points), load_recipe(name), store)
-        return [
-            ({k: v for k, v in part.images.items() if k in part.phases}, part.generated) for part in found
+        given = [
+            {phase: int(images) for phase, images in part.limits["images"].items() if phase in part.captions}
+            for part in found
         ]
+        return [(dict(seen), part.generated(seen)) for seen, part in zip(given, found, strict=True)]
 
     assert parts("stackgan-emoji", 3) == [
         ({"stage1": 40, "stage2": 0}, 40),
@@ -386,6 +410,16 @@ def test_stages_one_after_the_other_get_the_budget_each_and_captions_of_a_pictur
     ]
     assert parts("sd-gan-emoji", 1) == [({"gan": 30}, 60)]
     assert parts("attngan-emoji", 2) == [({"gan": 30}, 30), ({"gan": 60}, 60)]
+
+
+def test_stages_share_seconds(store: Store) -> None:
+    found = parts_of(Budget(seconds=60, points=3), load_recipe("stackgan-emoji"), store)
+    assert [part.limits["seconds"] for part in found] == [
+        {"stage1": 20},
+        {"stage1": 30, "stage2": 10},
+        {"stage1": 30, "stage2": 30},
+    ]
+    assert [part.limits["images"]["stage2"] > 0 for part in found] == [False, True, True]
 
 
 @pytest.fixture(autouse=True)

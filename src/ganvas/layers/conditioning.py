@@ -36,6 +36,7 @@ class ConditioningAugmentation(nn.Module):
             PyTorch code (mean and deviation then cannot fall below 0 and 1), ``glu`` StackGAN++ and AttnGAN.
         scale: what the second half of the output is: log deviation (StackGAN's TensorFlow code), or log
             variance (all others).
+        unit_text: read sentences scaled to a root mean square of 1 (ours).
     """
 
     def __init__(
@@ -45,14 +46,15 @@ class ConditioningAugmentation(nn.Module):
         *,
         activation: Activation = "glu",
         scale: Literal["log-deviation", "log-variance"] = "log-variance",
+        unit_text: bool = False,
     ) -> None:
         super().__init__()
-        self.activation, self.scale = activation, scale
+        self.activation, self.scale, self.unit_text = activation, scale, unit_text
         self.fc = nn.Linear(sentence_dim, condition_dim * (4 if activation == "glu" else 2))
 
     def forward(self, sentence: Tensor, epsilon: Tensor) -> Condition:
         """Conditions for the noise ``epsilon`` ``(B, N)``; zeros give the mean."""
-        x: Tensor = self.fc(sentence)
+        x: Tensor = self.fc(unit_scale(sentence) if self.unit_text else sentence)
         if self.activation == "glu":
             x = F.glu(x, dim=1)
         else:

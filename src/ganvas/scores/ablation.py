@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import csv
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -15,6 +14,7 @@ from ganvas.scores.score import Score, differences, read_scores, scores_of
 from ganvas.scores.scoring import score
 from ganvas.sheets import write_whole
 from ganvas.training.feeding import Data
+from ganvas.training.log import read_log, seconds_of
 from ganvas.training.loop import train
 from ganvas.training.run import Run, recipe_store
 
@@ -143,30 +143,44 @@ def _row(
     """A variant at a point of its run: what was kept of it, or trained and scored now."""
     path = folder / POINTS
     points = json.loads(path.read_bytes()) if path.is_file() else []
-    point = next((p for p in points if p["images"] == part.images), None)
+    point = next((p for p in points if p["limits"] == part.limits), None)
     if point is None:
         recipe = load_recipe(variant.recipe, [*variant.overrides, *overrides, *part.overrides])
         _refuse_past(folder, part, recipe)
         run = train(recipe, store, folder)
         scores = _scored(run, store, protocol, tools)
-        took = round(seconds(folder, part.phases), 4)
-        point = {"images": part.images, "seconds": took, "scores": [s.to_dict() for s in scores]}
+        point = {
+            "limits": part.limits,
+            "images": part.generated(_seen(folder)),
+            "seconds": round(seconds(folder, part.captions), 4),
+            "scores": [s.to_dict() for s in scores],
+        }
         write_whole(path, (json.dumps([*points, point], indent=2, ensure_ascii=False) + "\n").encode())
     return Row(
-        variant=variant, images=part.generated, seconds=point["seconds"], scores=scores_of(point["scores"])
+        variant=variant,
+        images=point["images"],
+        seconds=point["seconds"],
+        scores=scores_of(point["scores"]),
     )
 
 
 def _refuse_past(folder: Path, part: Part, recipe: Recipe) -> None:
     """A run cannot go back to a point that it was not scored at."""
     seen = _seen(folder) if (folder / "model" / "config.json").is_file() else {}
-    for phase in part.phases:
+    for phase in part.captions:
         batch = recipe.training.batch_sizes.get(phase, recipe.training.batch_size)
-        if seen.get(phase, 0) >= part.images[phase] + batch:
-            raise GanvasError(
-                f"{folder}: its phase '{phase}' has seen {seen[phase]:,} images, and was not scored at"
-                f" {part.images[phase]:,}; give other --points, or another folder with --out"
-            )
+        images, limit = part.limits["images"][phase], part.limits.get("seconds", {}).get(phase)
+        rows = [row for row in read_log(folder) if row["phase"] == phase]
+        if limit and (took := seconds_of(rows[:-1])) >= limit:  # a phase ends with the row that reaches it
+            past, point = f"has taken {took:.0f} seconds", f"{limit:g}"
+        elif seen.get(phase, 0) >= images + batch:
+            past, point = f"has seen {seen[phase]:,} images", f"{images:,}"
+        else:
+            continue
+        raise GanvasError(
+            f"{folder}: its phase '{phase}' {past}, and was not scored at {point}; give other --points, or"
+            " another folder with --out"
+        )
 
 
 def _scored(run: Run, store: Data, protocol: str | None, tools: Mapping[str, str] | None) -> list[Score]:
@@ -183,17 +197,9 @@ def _seen(run: Path) -> dict[str, int]:
     return trained
 
 
-def seconds(run: Path, phases: Sequence[str] | None = None) -> float:
+def seconds(run: Path, phases: Collection[str] | None = None) -> float:
     """What training took, by the rates in a run's log; of all phases, or of those named."""
-    total, before = 0.0, dict[str, int]()
-    with (run / "log.csv").open(newline="", encoding="utf-8") as file:
-        for row in csv.DictReader(file):
-            if phases is not None and row["phase"] not in phases:
-                continue
-            images, rate = int(row["images"]), float(row["images_per_second"])
-            total += (images - before.get(row["phase"], 0)) / rate if rate else 0.0
-            before[row["phase"]] = images
-    return total
+    return seconds_of(read_log(run), phases)
 
 
 def _write(out: Path, rows: Sequence[Row], variants: Sequence[Variant]) -> None:

@@ -114,6 +114,8 @@ class Phase:
     is saved in the end."""
     generates: bool = True
     """Whether sample sheets make sense in this phase."""
+    extra: bool = False
+    """It trains something beside what generates, on which nothing builds; comparisons leave it out."""
     start: Callable[[], None] | None = None
     """Called before the phase begins, and again whenever a run goes on with it or with a later one."""
     finish: Callable[[Sequence[str]], None] | None = None

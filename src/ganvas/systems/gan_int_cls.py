@@ -29,6 +29,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ganvas.layers.conditioning import unit_scale
 from ganvas.layers.residual import Bottleneck
 from ganvas.losses.adversarial import fake_loss, real_loss
 from ganvas.systems.base import Adam, Batch, Losses, Phase, System, Turn
@@ -60,6 +61,8 @@ class GanIntClsSettings:
     """With the official code's residual unit at 4x4, or without."""
     discriminator_width: int = 64
     """ndf: channels after the first convolution. 64 for CUB, 196 for COCO."""
+    unit_text: bool = False
+    """Read sentences scaled to a root mean square of 1 (ours), as those of DAMSM's encoders need it."""
     projection_norm: bool = False
     """Batch normalisation in the discriminator's projection of the text, as in ``main_cls_int`` [code]."""
     third_activation: bool = True
@@ -124,6 +127,7 @@ class Generator(nn.Module):
             ngf * min(8, 2 ** (ups - 1 - i)) for i in range(ups)
         ]  # 4x4 first: 8, 4, 2, 1 times ngf at 64
         residual = settings.generator == "residual"
+        self.unit_text = settings.unit_text
         self.project = nn.Sequential(nn.Linear(sentence_dim, settings.projection), nn.LeakyReLU(0.2))
         self.start = nn.ConvTranspose2d(
             settings.noise_dim + settings.projection, widths[0], 4, bias=bias
@@ -143,7 +147,8 @@ class Generator(nn.Module):
 
     def forward(self, noise: Tensor, sentence: Tensor) -> Tensor:
         """Images in [-1, 1]."""
-        seed = torch.cat([noise, self.project(sentence).to(noise.dtype)], dim=1)  # z first, text second
+        read = self.project(unit_scale(sentence) if self.unit_text else sentence)
+        seed = torch.cat([noise, read.to(noise.dtype)], dim=1)  # z first, text second
         # A transposed convolution of a 1x1 map is a matrix product, and much faster as one.
         weight = self.start.weight.permute(2, 3, 1, 0).flatten(0, 2)  # (4 * 4 * C, Z + P)
         features = F.linear(seed, weight).view(len(seed), 4, 4, -1).permute(0, 3, 1, 2)  # (B, C, 4, 4)
@@ -183,6 +188,7 @@ class Discriminator(nn.Module):
             if settings.discriminator == "residual"
             else nn.LeakyReLU(0.2, inplace=True)
         )
+        self.unit_text = settings.unit_text
         norm = [nn.BatchNorm1d(settings.projection)] if settings.projection_norm else []
         self.project = nn.Sequential(nn.Linear(sentence_dim, settings.projection), *norm, nn.LeakyReLU(0.2))
         self.joint = nn.Sequential(
@@ -199,7 +205,8 @@ class Discriminator(nn.Module):
 
     def judge(self, features: Tensor, sentence: Tensor) -> Tensor:
         """Logits ``(B,)``: positive where features and sentence look real and matching."""
-        text = self.project(sentence)[:, :, None, None].expand(-1, -1, 4, 4)
+        read = self.project(unit_scale(sentence) if self.unit_text else sentence)
+        text = read[:, :, None, None].expand(-1, -1, 4, 4)
         joint: Tensor = self.joint(torch.cat([features, text.to(features.dtype)], dim=1))
         # The last convolution covers the whole 4x4 map, so it is a matrix product too.
         weight = self.head.weight.permute(0, 2, 3, 1).flatten(1)  # (1, 4 * 4 * C)
@@ -297,7 +304,7 @@ class GanIntCls(System):
                 wrong_images=s.matching_aware and s.mismatch == "image",
                 averaged=[self.generator],
             ),
-            Phase(name="style", turns=[style], draw=self.draw_pairs, generates=False),
+            Phase(name="style", turns=[style], draw=self.draw_pairs, generates=False, extra=True),
         ]
 
     def draw(self, batch: Batch) -> Draw:

@@ -20,7 +20,7 @@ from ganvas.layers.blocks import (
     narrowing_block,
     up_block,
 )
-from ganvas.layers.conditioning import Condition, ConditioningAugmentation
+from ganvas.layers.conditioning import Condition, ConditioningAugmentation, unit_scale
 from ganvas.layers.residual import Bottleneck
 from ganvas.layers.stacked_discriminator import ConditionalHead
 from ganvas.systems.joint_embedding import JointEmbeddingSettings
@@ -53,6 +53,8 @@ class StackGanSettings:
     stage2_text: bool = True
     """Stage-II's generator reads the caption too; False is "text once" of the paper's ablation. Its
     discriminator does in any case [inferred]."""
+    unit_text: bool = False
+    """Read sentences scaled to a root mean square of 1 (ours), as those of DAMSM's encoders need it."""
     kl_weight: float = 2.0
     """lambda: weight of the KL term, a mean over dimensions. 2 [code], 1 [paper]."""
     activation: Literal["leaky", "relu"] | None = None
@@ -153,14 +155,17 @@ def _initialise(module: nn.Module, *, truncated: bool) -> None:
 class PlainCondition(nn.Module):
     """The condition without augmentation: mu alone, whatever the noise."""
 
-    def __init__(self, sentence_dim: int, condition_dim: int, *, activation: str) -> None:
+    def __init__(
+        self, sentence_dim: int, condition_dim: int, *, activation: str, unit_text: bool = False
+    ) -> None:
         super().__init__()
+        self.unit_text = unit_text
         slope = 0.2 if activation == "leaky" else 0.0
         self.mean = nn.Sequential(nn.Linear(sentence_dim, condition_dim), nn.LeakyReLU(slope))
 
     def forward(self, sentence: Tensor, epsilon: Tensor) -> Condition:
         """``(B, D)`` sentences to ``(B, N)``."""
-        mean = cast(Tensor, self.mean(sentence)).float()
+        mean = cast(Tensor, self.mean(unit_scale(sentence) if self.unit_text else sentence)).float()
         return Condition(mean, mean, torch.zeros_like(mean))
 
 
@@ -168,8 +173,10 @@ def _condition(s: StackGanSettings, sentence_dim: int) -> nn.Module:
     """Conditioning augmentation of one stage, or what stands for it."""
     assert s.activation is not None and s.scale is not None
     if not s.augmentation:
-        return PlainCondition(sentence_dim, s.condition_dim, activation=s.activation)
-    return ConditioningAugmentation(sentence_dim, s.condition_dim, activation=s.activation, scale=s.scale)
+        return PlainCondition(sentence_dim, s.condition_dim, activation=s.activation, unit_text=s.unit_text)
+    return ConditioningAugmentation(
+        sentence_dim, s.condition_dim, activation=s.activation, scale=s.scale, unit_text=s.unit_text
+    )
 
 
 class Drawn(NamedTuple):
@@ -287,6 +294,7 @@ class Discriminator(nn.Module):
         if residual:
             blocks[-1] = nn.Sequential(*blocks[-1][:-1], Bottleneck(channels, channels // 4, slope=0.2))
         self.trunk = nn.Sequential(*blocks)
+        self.unit_text = s.unit_text and s.judges == "sentence"
         self.project = (
             nn.Sequential(nn.Linear(sentence_dim, s.projection), nn.LeakyReLU(0.2))
             if s.judges == "sentence"
@@ -305,7 +313,8 @@ class Discriminator(nn.Module):
 
     def judge(self, features: Tensor, text: Tensor) -> Tensor:
         """Logits ``(B,)``: positive where features look real and match the sentences or conditions."""
-        return cast(Tensor, self.conditional(features, self.project(text)))
+        read = unit_scale(text) if self.unit_text else text
+        return cast(Tensor, self.conditional(features, self.project(read)))
 
     def judge_alone(self, features: Tensor) -> Tensor:
         """Logits ``(B,)`` of features by themselves."""

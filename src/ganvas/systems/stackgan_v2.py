@@ -61,6 +61,8 @@ class StackGanV2Settings:
     """N, width of the condition [code]."""
     augmentation: bool = True
     """Sample the condition; otherwise it is the mean alone, and its divergence is not counted."""
+    unit_text: bool = False
+    """Read sentences scaled to a root mean square of 1 (ours), as DAMSM's encoders need it."""
     generator_width: int = 64
     """ngf: channels of the first stage's image features; they halve from stage to stage [code]."""
     residual_blocks: int = 2
@@ -157,7 +159,11 @@ class Generator(nn.Module):
         s = settings
         self.z_dim, self.sampled = s.noise_dim, s.augmentation and sentence_dim > 0
         self.noise_dim = s.noise_dim + (s.condition_dim if self.sampled else 0)
-        self.augmentation = ConditioningAugmentation(sentence_dim, s.condition_dim) if sentence_dim else None
+        self.augmentation = (
+            ConditioningAugmentation(sentence_dim, s.condition_dim, unit_text=s.unit_text)
+            if sentence_dim
+            else None
+        )
         condition_dim = s.condition_dim if sentence_dim else s.noise_dim
         start_dim = s.noise_dim + (s.condition_dim if sentence_dim else 0)
         ups = int(log2(sizes[0] / 4))

@@ -10,7 +10,7 @@ import math
 import os
 import socket
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from itertools import accumulate
 from pathlib import Path
 from statistics import fmean
@@ -22,6 +22,7 @@ from torch import Tensor
 from ganvas.errors import GanvasError, RunStopped
 from ganvas.training.checkpoint import in_words, write_atomically
 
+_FILE = "log.csv"
 _FIXED = ["phase", "step", "images", "images_per_second"]
 
 
@@ -42,7 +43,7 @@ class Log:
     """
 
     def __init__(self, folder: Path, phase: str, step: int) -> None:
-        self._path, self._phase = folder / "log.csv", phase
+        self._path, self._phase = folder / _FILE, phase
         self._rows = [r for r in _read(self._path) if r["phase"] != phase or int(r["step"]) <= step]
         self._columns = _columns(self._rows)
         self._rewrite()
@@ -50,6 +51,11 @@ class Log:
         self._values: list[Tensor] = []
         self._names: list[list[str]] = []
         self._events = _Events(folder / "tensorboard" / phase, step + 1)
+
+    @property
+    def seconds(self) -> float:
+        """What the phase's rows took."""
+        return seconds_of(self._rows, [self._phase])
 
     def add(self, step: int, terms: Mapping[str, Tensor]) -> None:
         """Note the terms of one step, scalars on the device; not every step has all."""
@@ -132,6 +138,27 @@ class Log:
         writer.writeheader()
         writer.writerows(self._rows)
         write_atomically(self._path, text.getvalue())
+
+
+def seconds_of(rows: Sequence[Mapping[str, Any]], phases: Collection[str] | None = None) -> float:
+    """What training took, by the rates in the rows of a log; of all phases, or of those named."""
+    total, before = 0.0, dict[str, int]()
+    for row in rows:
+        if phases is not None and row["phase"] not in phases:
+            continue
+        images, rate = int(row["images"]), float(row["images_per_second"])
+        total += (images - before.get(row["phase"], 0)) / rate if rate else 0.0
+        before[row["phase"]] = images
+    return total
+
+
+def read_log(run: Path) -> list[dict[str, Any]]:
+    """The rows of a run's log; none before the first.
+
+    Raises:
+        GanvasError: it cannot be read.
+    """
+    return _read(run / _FILE)
 
 
 def short_note(terms: Mapping[str, float], rate: float) -> str:

@@ -8,8 +8,7 @@ there and read when a row of the log is due.
 from __future__ import annotations
 
 import sys
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -38,6 +37,7 @@ from ganvas.training.checkpoint import (
     prune_checkpoints,
     save_checkpoint,
 )
+from ganvas.training.clock import Clock
 from ganvas.training.device import (
     average_gradients,
     make_fabric,
@@ -139,12 +139,16 @@ class PhaseRun:
         if self.phase.start:
             self.phase.start()
         step, pending = self._restore(checkpoint) if checkpoint else (0, None)
+        log = Log(self.job.run.folder, self.phase.name, step) if self._first_rank else None
+        seconds = self.training.seconds.get(self.phase.name, 0.0)
+        clock = Clock(seconds, log.seconds if log else 0.0, self.job.fabric)
+        if clock.is_over():
+            self.steps = min(step, self.steps)
         if step < self.steps:
-            log = Log(self.job.run.folder, self.phase.name, step) if self._first_rank else None
             if log and pending:
                 log.restore(pending, self.job.fabric.device)
             try:
-                self._train(step, log)
+                self._train(step, log, clock)
             except Interrupted:
                 raise
             except RunStopped as error:
@@ -166,32 +170,37 @@ class PhaseRun:
         last = self.job.run.latest()
         return f"; the last good checkpoint is {last}" if last and str(last) not in said else ""
 
-    def _train(self, first: int, log: Log | None) -> None:
+    def _train(self, first: int, log: Log | None, clock: Clock) -> None:
         """Steps ``first + 1`` to the last, with everything that is due on the way."""
         self._set_modes()
         feed = self._feed()
         encoder, fabric = self.job.system.text_encoder, self.job.fabric
         inputs = make_inputs(feed, encoder, self.phase, fabric, self.job.run.folder / "cache")
         size = self.batch_size
-        clock, clock_step, note = time.perf_counter(), first, ""
-        with closing(feed.batches(first, fabric.device)) as batches, self._progress(first) as report:
+        note = ""
+        clock.start(first * size)
+        with closing(feed.batches(first, fabric.device)) as batches, self._progress(first, clock) as report:
             for step in range(first + 1, self.steps + 1):
                 terms = self._step(step, inputs(next(batches)))
                 images = step * size
                 if log:
                     log.add(step, terms)
                     if step % self.training.log_every == 0 or step == self.steps:
-                        now = time.perf_counter()
-                        rate = (step - clock_step) * size / (now - clock)
-                        clock, clock_step = now, step
+                        rate = clock.lap(images)
                         note = short_note(log.flush(images, rate), rate)
-                report(images, note)
+                if step % self.training.log_every == 0 and clock.is_over():
+                    self.steps = step
+                report(clock.spent if clock.limit else images, note)
                 self._write_what_is_due(step, log)
+                if step == self.steps:
+                    break
 
-    def _progress(self, first: int) -> AbstractContextManager[Report]:
+    def _progress(self, first: int, clock: Clock) -> AbstractContextManager[Report]:
         """A bar on the first rank; the others are quiet."""
         if not self._first_rank:
             return nullcontext(lambda done, note="": None)
+        if clock.limit:
+            return progress(self.phase.name, clock.limit, start=clock.spent, unit="seconds")
         return progress(self.phase.name, self.steps * self.batch_size, start=first * self.batch_size)
 
     def _step(self, step: int, batch: Batch) -> dict[str, Tensor]:
@@ -346,7 +355,7 @@ class PhaseRun:
         for name, seen in trained.items():
             if name != self.phase.name:
                 job.trained[name] = seen
-                if training.images.get(name, 0) > seen:
+                if training.images.get(name, 0) > seen and not training.seconds.get(name):
                     raise GanvasError(
                         f"training.images.{name}: {training.images[name]:,} are asked for, but in"
                         f" {job.run.folder} this phase is over after {seen:,} and phase {self.phase.name}"
@@ -374,7 +383,12 @@ def _check_budgets(recipe: Recipe, phases: Sequence[Phase]) -> None:
     """Budgets name phases of this system, and are not negative."""
     known = [phase.name for phase in phases]
     training = recipe.training
-    for key, by_phase in (("images", training.images), ("batch_sizes", training.batch_sizes)):
+    numbers: dict[str, Mapping[str, float]] = {
+        "images": training.images,
+        "seconds": training.seconds,
+        "batch_sizes": training.batch_sizes,
+    }
+    for key, by_phase in numbers.items():
         for name, value in by_phase.items():
             if name not in known and value != 0:
                 encoder = f" with text encoder {recipe.text.encoder}" if recipe.text else ""

@@ -120,6 +120,7 @@ _FREE = {
     "save_every",
     "keep",
     "images",
+    "seconds",
 }
 
 
