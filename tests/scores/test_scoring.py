@@ -316,8 +316,17 @@ def test_variants_that_cannot_be_are_told_before_anything_is_trained(recipe: Pat
 
 
 def test_one_budget_for_all_is_scored_along_the_runs_and_never_done_again(
-    recipe: Path, store: Store, tmp_path: Path, ganvas: Callable[..., Called]
+    recipe: Path,
+    store: Store,
+    tmp_path: Path,
+    ganvas: Callable[..., Called],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    nothing = NamedProtocol(
+        name="dark", about="A test.", data=None, split="test", scores=(Wanted(score="never"),)
+    )
+    monkeypatch.setitem(protocols.PROTOCOLS, "dark", nothing)
+
     def call(*more: object) -> Called:
         return ganvas("ablate", recipe, "--whole", "--data", store.path, "--out", "table", *more)
 
@@ -333,9 +342,14 @@ def test_one_budget_for_all_is_scored_along_the_runs_and_never_done_again(
     before = (run / "points.json").stat().st_mtime_ns
     assert call("--images", 16, "--points", 2).status == 0
     assert (run / "points.json").stat().st_mtime_ns == before
+    assert call("--images", 16, "--points", 1, "--protocol", "dark").status == 0
+    dark = json.loads((run / "points.json").read_text())[2:]
+    assert [(p["protocol"], p["images"], [s["name"] for s in p["scores"]]) for p in dark] == [
+        ("dark", 16, [])
+    ]
     longer = call("--images", 24, "--points", 3)
     assert longer.status == 0, longer.err
-    assert len(json.loads((run / "points.json").read_text())) == 3
+    assert len(json.loads((run / "points.json").read_text())) == 4
     past = call("--images", 4)
     assert past.status == 2 and "was not scored at 4" in past.err
 

@@ -6,10 +6,13 @@ import json
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
+from ganvas.data.store import Store
 from ganvas.errors import GanvasError, did_you_mean
 from ganvas.recipe import Recipe, load_recipe
 from ganvas.scores.budget import Budget, Part, parts_of
+from ganvas.scores.protocols import chosen_protocol
 from ganvas.scores.score import Score, differences, read_scores, scores_of
 from ganvas.scores.scoring import score
 from ganvas.sheets import write_whole
@@ -48,6 +51,16 @@ class Row:
     seconds: float
     """That training took, without what stood between its parts; with a budget, of those phases."""
     scores: list[Score] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Asked:
+    """How rows are scored."""
+
+    protocol: str
+    """Its name."""
+    tools: Mapping[str, str]
+    """Networks that do not ship."""
 
 
 def list_variants(recipes: Sequence[str], only: Sequence[str] = (), *, whole: bool = False) -> list[Variant]:
@@ -116,16 +129,17 @@ def ablate(
     for number, variant in enumerate(variants, 1):
         recipe = load_recipe(variant.recipe, [*variant.overrides, *overrides])
         store = recipe_store(recipe, data)
+        asked = Asked(chosen_protocol(protocol, Store(store.path)).name, tools or {})
         print(f"{number} of {len(variants)}: {variant.name}", flush=True)
         folder = out / variant.folder
         if budget is None:
             run = train(recipe, store, folder)
-            scores = _scored(run, store, protocol, tools)
+            scores = _scored(run, store, asked)
             images, took = sum(_seen(run.folder).values()), seconds(run.folder)
             rows.append(Row(variant=variant, images=images, seconds=took, scores=scores))
         else:
             for part in parts_of(budget, recipe, store):
-                rows.append(_row(variant, part, overrides, store, folder, protocol, tools))
+                rows.append(_row(variant, part, overrides, store, folder, asked))
                 _write(out, rows, variants)
         _write(out, rows, variants)
     return out / "table.md"
@@ -137,20 +151,19 @@ def _row(
     overrides: Sequence[str],
     store: Data,
     folder: Path,
-    protocol: str | None,
-    tools: Mapping[str, str] | None,
+    asked: Asked,
 ) -> Row:
     """A variant at a point of its run: what was kept of it, or trained and scored now."""
     path = folder / POINTS
     points = json.loads(path.read_bytes()) if path.is_file() else []
-    point = next((p for p in points if p["limits"] == part.limits), None)
+    key: dict[str, Any] = {"limits": part.limits, "protocol": asked.protocol}
+    point = next((p for p in points if key.items() <= p.items()), None)
     if point is None:
         recipe = load_recipe(variant.recipe, [*variant.overrides, *overrides, *part.overrides])
         _refuse_past(folder, part, recipe)
         run = train(recipe, store, folder)
-        scores = _scored(run, store, protocol, tools)
-        point = {
-            "limits": part.limits,
+        scores = _scored(run, store, asked)
+        point = key | {
             "images": part.generated(_seen(folder)),
             "seconds": round(seconds(folder, part.captions), 4),
             "scores": [s.to_dict() for s in scores],
@@ -183,13 +196,16 @@ def _refuse_past(folder: Path, part: Part, recipe: Recipe) -> None:
         )
 
 
-def _scored(run: Run, store: Data, protocol: str | None, tools: Mapping[str, str] | None) -> list[Score]:
-    """The scores of a run as it is now, from its file if that was made of it."""
+def _scored(run: Run, store: Data, asked: Asked) -> list[Score]:
+    """The scores of a run as it is now, from its file if that was made of it, and by the same protocol."""
     path = run.folder / "scores.json"
-    if not path.is_file() or json.loads(path.read_bytes())["about"].get("trained") != _seen(run.folder):
-        found = score(str(run.folder), store.path, protocol=protocol, tools=tools)
-        write_whole(path, found.to_json().encode())
-    return read_scores(path)
+    if path.is_file():
+        tree = json.loads(path.read_bytes())
+        if tree["about"].get("trained") == _seen(run.folder) and tree["protocol"] == asked.protocol:
+            return read_scores(path)
+    found = score(str(run.folder), store.path, protocol=asked.protocol, tools=asked.tools)
+    write_whole(path, found.to_json().encode())
+    return found.scores
 
 
 def _seen(run: Path) -> dict[str, int]:
