@@ -102,6 +102,29 @@ def test_a_larger_budget_of_a_phase_that_others_build_on_is_refused(store: Store
         train(tiny_recipe(images={"text": 12, "gan": 48, "style": 8}), store, run)
 
 
+def test_seconds_end_a_phase_before_its_images_and_more_of_them_go_on(store: Store, tmp_path: Path) -> None:
+    def call(seconds: float, **images: int) -> tuple[int, int]:
+        training = {
+            "images": {"text": 4, "gan": 10_000} | images,
+            "seconds": {"gan": seconds},
+            "log_every": 2,
+        }
+        tree = tiny_tree()
+        tree["training"] |= training
+        seen = load(train(resolve(tree), store, tmp_path / "run").folder).trained
+        return seen["gan"], seen.get("style", 0)
+
+    first, _ = call(0.2)
+    assert 0 < first < 10_000 and first % 8 == 0  # a row of the log is two steps of four
+    assert call(0.2) == (first, 0)
+    further, _ = call(0.4)
+    assert first < further < 10_000
+    assert call(0.4, style=8) == (further, 8)
+    assert call(0.3, style=16) == (further, 16)
+    with pytest.raises(GanvasError, match=f"is over after {further:,} in .* seconds, and phase style builds"):
+        call(60, style=16)
+
+
 def test_a_smaller_budget_tells_the_truth_about_what_was_trained(store: Store, run: Path) -> None:
     train(tiny_recipe(images={"text": 12, "gan": 24, "style": 4}), store, run)
     assert load(run, device="cpu").trained == {"text": 12, "gan": 24, "style": 8}

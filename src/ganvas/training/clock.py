@@ -29,12 +29,15 @@ class Clock:
         self._last, self._images = time.perf_counter(), images
 
     def lap(self, images: int) -> float:
-        """So many are seen now; images a second since the last time."""
+        """So many are seen now; images a second since the last time, rounded as the log has it, from which
+        ``spent`` is read again.
+        """
         now = time.perf_counter()
         took, seen = now - self._last, images - self._images
         self._last, self._images = now, images
-        self.spent += took
-        return seen / took
+        rate = float(f"{seen / took:.6g}")
+        self.spent += seen / rate
+        return rate
 
     def is_over(self) -> bool:
         """Whether the phase's seconds are spent; to be asked of all ranks in the same step."""

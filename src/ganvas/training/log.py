@@ -110,7 +110,7 @@ class Log:
             "phase": self._phase,
             "step": step,
             "images": images,
-            "images_per_second": f"{images_per_second:.1f}",
+            "images_per_second": f"{images_per_second:.6g}",
             **terms,
         }
         self._append(row)

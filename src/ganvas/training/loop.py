@@ -49,7 +49,7 @@ from ganvas.training.encoders import is_taken_over, take_over, trained_files
 from ganvas.training.feeding import Data, check_captions, make_feed, shown_images, training_captions
 from ganvas.training.inputs import make_inputs
 from ganvas.training.labels import with_labels
-from ganvas.training.log import Log, short_note
+from ganvas.training.log import Log, read_log, seconds_of, short_note
 from ganvas.training.run import Run, open_run, text_material
 from ganvas.training.samples import write_samples
 from ganvas.training.stop import Interrupted, stop_signal
@@ -355,11 +355,12 @@ class PhaseRun:
         for name, seen in trained.items():
             if name != self.phase.name:
                 job.trained[name] = seen
-                if training.images.get(name, 0) > seen and not training.seconds.get(name):
+                took, limit = seconds_of(read_log(job.run.folder), [name]), training.seconds.get(name)
+                if training.images.get(name, 0) > seen and not (limit and took >= limit):
                     raise GanvasError(
                         f"training.images.{name}: {training.images[name]:,} are asked for, but in"
-                        f" {job.run.folder} this phase is over after {seen:,} and phase {self.phase.name}"
-                        " builds on it; choose another folder with --out"
+                        f" {job.run.folder} this phase is over after {seen:,} in {took:.0f} seconds, and phase"
+                        f" {self.phase.name} builds on it; choose another folder with --out"
                     )
 
 
