@@ -16,6 +16,7 @@ from ganvas.data.store import Store
 from ganvas.errors import GanvasError
 from ganvas.pipeline import load
 from ganvas.recipe import resolve
+from ganvas.training.log import read_log, seconds_of
 from ganvas.training.loop import train
 from ganvas.training.run import open_run, read_recipe
 
@@ -103,26 +104,23 @@ def test_a_larger_budget_of_a_phase_that_others_build_on_is_refused(store: Store
 
 
 def test_seconds_end_a_phase_before_its_images_and_more_of_them_go_on(store: Store, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+
     def call(seconds: float, **images: int) -> tuple[int, int]:
-        training = {
-            "images": {"text": 4, "gan": 10_000} | images,
-            "seconds": {"gan": seconds},
-            "log_every": 2,
-        }
         tree = tiny_tree()
-        tree["training"] |= training
-        seen = load(train(resolve(tree), store, tmp_path / "run").folder).trained
+        tree["training"] |= {"images": {"text": 4, "gan": 10_000} | images, "seconds": {"gan": seconds}}
+        tree["training"]["log_every"] = 2
+        seen = load(train(resolve(tree), store, run).folder).trained
         return seen["gan"], seen.get("style", 0)
 
-    first, _ = call(0.2)
-    assert 0 < first < 10_000 and first % 8 == 0  # a row of the log is two steps of four
-    assert call(0.2) == (first, 0)
-    further, _ = call(0.4)
-    assert first < further < 10_000
-    assert call(0.4, style=8) == (further, 8)
-    assert call(0.3, style=16) == (further, 16)
-    with pytest.raises(GanvasError, match=f"is over after {further:,} in .* seconds, and phase style builds"):
-        call(60, style=16)
+    assert call(1e-6) == (8, 0)  # a row of the log is two steps of four
+    assert call(1e-6) == (8, 0)
+    took = seconds_of(read_log(run), ["gan"])
+    assert call(took) == (8, 0)
+    assert call(took + 1e-6) == (16, 0)
+    assert call(took, style=8) == (16, 8)
+    with pytest.raises(GanvasError, match="is over after 16 in .* seconds, and phase style builds on it"):
+        call(1000 * took + 1000, style=16)
 
 
 def test_a_smaller_budget_tells_the_truth_about_what_was_trained(store: Store, run: Path) -> None:

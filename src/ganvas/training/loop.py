@@ -359,8 +359,8 @@ class PhaseRun:
                 if training.images.get(name, 0) > seen and not (limit and took >= limit):
                     raise GanvasError(
                         f"training.images.{name}: {training.images[name]:,} are asked for, but in"
-                        f" {job.run.folder} this phase is over after {seen:,} in {took:.0f} seconds, and phase"
-                        f" {self.phase.name} builds on it; choose another folder with --out"
+                        f" {job.run.folder} this phase is over after {seen:,} in {took:.0f} seconds, and"
+                        f" phase {self.phase.name} builds on it; choose another folder with --out"
                     )
 
 
