@@ -119,7 +119,7 @@ def test_seconds_end_a_phase_before_its_images_and_more_of_them_go_on(store: Sto
     assert call(took) == (8, 0)
     assert call(took + 1e-6) == (16, 0)
     assert call(took, style=8) == (16, 8)
-    with pytest.raises(GanvasError, match="is over after 16 in .* seconds, and phase style builds on it"):
+    with pytest.raises(GanvasError, match=r"is over after 16 in .* seconds, and phase style builds on it"):
         call(1000 * took + 1000, style=16)
 
 
