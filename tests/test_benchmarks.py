@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -166,3 +167,34 @@ def test_the_startup_benchmark_says_what_generating_takes_beyond_torch(
     assert more == sides["generate"]["seconds"]["median"] - sides["import torch"]["seconds"]["median"]
     assert result["bar"]["met"] == (more <= result["bar"]["more_seconds_than_import_torch"])
     assert result["times_import_torch"]["of_medians"] > 1 and "machine_was_busy" in result["protocol"]
+
+
+def test_the_table_of_systems_has_every_point_of_either_budget(undisturbed: Path, tmp_path: Path) -> None:
+    run = Path(shutil.copytree(undisturbed, tmp_path / "run"))
+    score = {"name": "r-precision", "value": 0.25, "spread": 0.05, "better": "higher", "protocol": {}}
+    other = {"name": "ms per image", "value": 3.0, "spread": None, "better": "lower", "protocol": {}}
+    points = [
+        {"limits": {"images": {"gan": 8}}, "images": 8, "seconds": 2.5, "scores": [score, other]},
+        {
+            "limits": {"images": {"gan": 9}, "seconds": {"gan": 4}},
+            "images": 9,
+            "seconds": 4,
+            "scores": [score],
+        },
+    ]
+    (run / "points.json").write_text(json.dumps(points))
+    command = [sys.executable, "systems.py", str(run), "--out", str(tmp_path / "out.json"), "--note", "alone"]
+    done = subprocess.run(command, cwd=FOLDER, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert [line.split("|")[3:6] for line in done.stdout.splitlines() if " 25.0 % ± 5.0 " in line] == [
+        [" 8 ", " 2 ", " 25.0 % ± 5.0 "],
+        [" 9 ", " 4 ", " 25.0 % ± 5.0 "],
+    ]
+    result = json.loads((tmp_path / "out.json").read_text(encoding="utf-8"))
+    assert [s["name"] for point in result["rows"][0]["points"] for s in point["scores"]] == [
+        "r-precision"
+    ] * 2
+    assert result["machine"]["note"] == "alone" and result["rows"][0]["generator_parameters"] > 0
+    (run / "points.json").unlink()
+    done = subprocess.run(command, cwd=FOLDER, capture_output=True, text=True, check=False)
+    assert done.returncode == 2 and "has no points.json" in done.stderr
