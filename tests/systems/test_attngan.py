@@ -303,6 +303,24 @@ def test_without_weight_damsm_is_not_asked(monkeypatch: pytest.MonkeyPatch) -> N
     assert system.generator_loss(batch, system.draw(batch)).total.isfinite()
 
 
+def test_reconstruction_is_the_mean_difference_from_the_real_image_at_every_stage() -> None:
+    system = small(reconstruction_weight=3.0)
+    batch = batch_of(system)
+    draw = system.draw(batch)
+    found = system.generator_loss(batch, draw)
+    missed = [
+        (fake - real).abs().mean()
+        for fake, real in zip(draw.images, [*batch.smaller, batch.images], strict=True)
+    ]
+    for size, value in zip(system.sizes, missed, strict=True):
+        torch.testing.assert_close(found.terms[f"reconstruction_{size}"], value)
+    plain = small()
+    plain.load_state_dict(system.state_dict())
+    without = plain.generator_loss(batch, draw)
+    assert not any(name.startswith("reconstruction") for name in without.terms)
+    torch.testing.assert_close(found.total - without.total, 3 * torch.stack(missed).sum())
+
+
 def test_damsm_moves_the_generator_through_words() -> None:
     """With discriminators that are silent, some steps on one batch lower DAMSM's loss."""
     system = small(stages=1, image_size=16, damsm_weight=1.0, kl_weight=0.0)

@@ -79,6 +79,10 @@ class AttnGanSettings:
     damsm_weight: float = 5.0
     """lambda: weight of DAMSM in the generator's loss. 5 for CUB, 50 for COCO [paper, code], 1 for AttnDCGAN
     [code]; 0 leaves it out."""
+    reconstruction_weight: float = 0.0
+    """Weight of the mean absolute difference between the images of every stage and the caption's own image
+    (ours). For data whose captions all but name their picture: the generator then learns shapes long before
+    its discriminators could teach them."""
     kl_weight: float = 1.0
     """Weight of conditioning augmentation's divergence, a mean over dimensions [code]."""
     unit_text: bool = False
@@ -363,6 +367,13 @@ class AttnGan(System):
             images, text = [*batch.smaller, batch.images], self._scaled(batch.text)
             refined = self.refinement.loss(self.generator, draw, images, text)
             terms, total = {**terms, **refined.terms}, total + refined.total
+        if s.reconstruction_weight > 0:
+            missed = {
+                f"reconstruction_{size}": F.l1_loss(fake.float(), real)
+                for size, _, real, fake in self._scales(batch, draw)
+            }
+            terms |= missed
+            total = total + s.reconstruction_weight * torch.stack(list(missed.values())).sum()
         terms["kl"] = kl_loss(draw.condition.mean, draw.condition.log_variance)
         return Losses(total + s.kl_weight * terms["kl"], terms)
 
