@@ -140,3 +140,22 @@ def test_what_stops_the_first_rank_stops_the_other_and_is_one_line(
     ours = [line for line in done.stderr.splitlines() if line.startswith("ganvas: ")]
     assert len(ours) == 1 and str(run / "model") in ours[0] and "the last good checkpoint" in ours[0]
     assert "Traceback" not in done.stderr
+
+
+def test_a_phase_ends_for_all_ranks_when_the_first_ones_seconds_are_over(
+    spied: list[str | Path], tmp_path: Path
+) -> None:
+    images = {"text": 4, "gan": 4_000_000, "style": 8}
+    write_recipe(tmp_path, images=images, seconds={"gan": 1e-6}, log_every=2)
+    done = subprocess.run(
+        [*spied, tmp_path / "run"],
+        env=environment(tmp_path),
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert done.returncode == 0 and "Traceback" not in done.stderr, done.stderr
+    assert load(tmp_path / "run", device="cpu").trained == {"text": 4, "gan": 8, "style": 8}
+    for (*first, _), (*second, _) in notes(tmp_path):
+        assert first == second
