@@ -360,17 +360,24 @@ def test_a_budget_of_seconds_ends_each_phase_when_they_are_over(
     def call(*more: object) -> Called:
         return ganvas("ablate", recipe, "--whole", "--data", store.path, "--out", "table", *more)
 
-    quick = ("training.log_every=1", "training.save_every=1000000000")
-    done = call("--seconds", 0.6, "--points", 2, *quick)
+    def points() -> list[dict[str, Any]]:
+        found: list[dict[str, Any]] = json.loads((tmp_path / "table" / "tiny" / "points.json").read_text())
+        return found
+
+    every_step = "training.log_every=1"
+    done = call("--seconds", 1e-6, every_step)
     assert done.status == 0, done.err
-    points = json.loads((tmp_path / "table" / "tiny" / "points.json").read_text())
-    assert [point["limits"]["seconds"] for point in points] == [{"gan": 0.3}, {"gan": 0.6}]
-    assert 0 < points[0]["images"] < points[1]["images"] < 1e9
-    assert 0.25 < points[0]["seconds"] < points[1]["seconds"]  # rates in the log are rounded
-    assert call("--seconds", 0.6, "--points", 2, *quick).status == 0
-    assert json.loads((tmp_path / "table" / "tiny" / "points.json").read_text()) == points
-    past = call("--seconds", 0.1, *quick)
-    assert past.status == 2 and "was not scored at 0.1" in past.err
+    (first,) = points()
+    assert first["limits"]["seconds"] == {"gan": 1e-6} and first["images"] == 4 and first["seconds"] > 0
+    assert call("--seconds", 1e-6, every_step).status == 0
+    assert points() == [first]
+    longer = first["seconds"] + 1e-3
+    assert call("--seconds", longer, every_step).status == 0
+    second = points()[1]
+    assert second["limits"]["seconds"] == {"gan": longer} and second["images"] > 4
+    assert second["seconds"] >= longer - 1e-4  # four decimals are kept
+    past = call("--seconds", 5e-7, every_step)
+    assert past.status == 2 and "was not scored at 5e-07" in past.err
 
 
 def test_a_budget_takes_encoders_over_and_leaves_the_rest_of_the_recipe(
