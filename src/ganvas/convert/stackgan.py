@@ -17,8 +17,9 @@ from ganvas.convert.char_cnn_rnn import GIVEN, UNTRAINED, sentence_encoder
 from ganvas.convert.official import Converted, Given, Part, Release
 from ganvas.convert.tables import Rule, Table, load, shape_of
 from ganvas.errors import GanvasError
+from ganvas.layers.stages_trained import StagesTrained
 from ganvas.recipe import Recipe, resolve
-from ganvas.systems.stackgan import StackGan, StagesTrained
+from ganvas.systems.stackgan import StackGan
 from ganvas.systems.stackgan_networks import Discriminator, StackGanSettings, Stage1, Stage2
 from ganvas.text.encoder import TextEncoder
 

@@ -114,10 +114,11 @@ class Feed:
     def __init__(self, store: Store, split: str, settings: FeedSettings) -> None:
         self.store, self.settings = store, settings
         self._crop = settings.image_size if settings.crop is None else settings.crop
-        if max(settings.image_size, self._crop) > store.info.size:
+        needed = max(settings.image_size, self._crop)
+        if needed > store.info.size:
             raise GanvasError(
-                f"{store.path}: holds images of {store.info.size} px, but {self._crop} px are asked"
-                f" for; prepare it with --size {self._crop}"
+                f"{store.path}: holds images of {store.info.size} px, but {needed} px are asked"
+                f" for; prepare it with --size {needed}"
             )
         # images of different shapes fit into no batch; of large ones, what is not needed stays on the disk
         self._cuts = store.info.whole or self._crop >= _LARGE

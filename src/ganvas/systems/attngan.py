@@ -21,6 +21,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
+from itertools import pairwise
 from math import log2
 from typing import Literal, NamedTuple, cast
 
@@ -33,6 +35,7 @@ from ganvas.layers.attention import WordAttention
 from ganvas.layers.blocks import ResidualBlock, image_head, orthogonal, up_block
 from ganvas.layers.conditioning import Condition, ConditioningAugmentation, kl_loss, unit_scale
 from ganvas.layers.stacked_discriminator import StackedDiscriminator
+from ganvas.layers.stages_trained import StagesTrained
 from ganvas.losses.adversarial import fake_loss, real_loss
 from ganvas.systems.base import Adam, Batch, Losses, Phase, System, Turn
 from ganvas.systems.damsm import Damsm, DamsmSettings
@@ -53,8 +56,16 @@ class AttnGanSettings:
     """Stages of the generator, one image size each; all but the first attend to words. None is as many as
     take a first image of 64 pixels to the full size: 1 for 64, 2 for 128, 3 for 256 [code]; a larger number
     makes the first image smaller."""
+    early_stages: int = 0
+    """So many of the first stages, with their discriminators, are trained alone by the phase ``early`` before
+    all are by ``gan`` (ours): images of half the side take a quarter of the time, and most of what a caption
+    says shows in them. 0 is without such a phase [paper, code]."""
     generator_width: int = 32
     """gf: channels of every stage's features. 32 for CUB, 48 for COCO [code]."""
+    first_width: int | None = None
+    """Channels of the 4x4 map that the first stage begins with, halved by every block but the last, which
+    goes to ``generator_width``. None is ``generator_width`` doubled once for each block: 512 for a first
+    image of 64 pixels [code], and a quarter of that for one of 16, where more may help (ours)."""
     discriminator_width: int = 64
     """df: channels after the first convolution. 64 for CUB, 96 for COCO [code]."""
     residual_blocks: int = 2
@@ -127,15 +138,17 @@ class InitialStage(nn.Module):
         num_in: widths of condition and z together.
         width: C, of the features.
         size: S, side of the first image, a power of two from 8.
+        start: channels of the 4x4 map; None is ``width``, doubled for each block.
     """
 
-    def __init__(self, num_in: int, width: int, size: int) -> None:
+    def __init__(self, num_in: int, width: int, size: int, start: int | None = None) -> None:
         super().__init__()
         ups = int(log2(size / 4))
-        start = width * 2**ups
+        start = start or width * 2**ups
         self.fc = nn.Linear(num_in, 2 * start * 16, bias=False)
         self.norm = nn.BatchNorm1d(2 * start * 16)
-        self.up = nn.Sequential(*(up_block(start >> i, start >> (i + 1)) for i in range(ups)))
+        widths = [*(start >> i for i in range(ups)), width]
+        self.up = nn.Sequential(*(up_block(*pair) for pair in pairwise(widths)))
 
     def forward(self, condition: Tensor, z: Tensor) -> Tensor:
         """``(B, N)`` and ``(B, Z)`` to ``(B, C, S, S)``."""
@@ -194,7 +207,8 @@ class Generator(nn.Module):
         width, attentional = settings.generator_width, settings.form == "attentional"
         sizes = stage_sizes(image_size, settings.stages)
         self.conditioning = ConditioningAugmentation(sentence_dim, settings.condition_dim)
-        self.initial = InitialStage(settings.condition_dim + settings.noise_dim, width, sizes[0])
+        num_in = settings.condition_dim + settings.noise_dim
+        self.initial = InitialStage(num_in, width, sizes[0], settings.first_width)
         self.further = nn.ModuleList(
             AttentionalStage(
                 width,
@@ -208,10 +222,13 @@ class Generator(nn.Module):
         self.heads = nn.ModuleList(image_head(width) for _ in (sizes if attentional else sizes[-1:]))
         self.apply(orthogonal)
 
-    def forward(self, text: Text, noise: Tensor) -> Generated:
-        """Images in [-1, 1] for noise ``(B, Z + N)``: z, then the epsilon of conditioning augmentation."""
-        condition, features, layouts = self._run(text, noise)
-        images = [head(h) for head, h in zip(self.heads, features[-len(self.heads) :], strict=True)]
+    def forward(self, text: Text, noise: Tensor, stages: int | None = None) -> Generated:
+        """Images in [-1, 1] for noise ``(B, Z + N)``: z, then the epsilon of conditioning augmentation; those
+        of the first ``stages``, or of all.
+        """
+        condition, features, layouts = self._run(text, noise, stages)
+        heads = self.heads[:stages]
+        images = [head(h) for head, h in zip(heads, features[-len(heads) :], strict=True)]
         return Generated(images, condition, features, layouts)
 
     def features(self, text: Text, noise: Tensor) -> tuple[Condition, list[Tensor]]:
@@ -222,11 +239,17 @@ class Generator(nn.Module):
         """Which word each place looks at, ``(B, T, S, S)`` for each attentional stage."""
         return self._run(text, noise)[2]
 
-    def _run(self, text: Text, noise: Tensor) -> tuple[Condition, list[Tensor], list[Tensor]]:
+    def of_stages(self, stages: int) -> list[nn.Module]:
+        """What draws the images of the first ``stages``."""
+        return [self.conditioning, self.initial, *self.further[: stages - 1], *self.heads[:stages]]
+
+    def _run(
+        self, text: Text, noise: Tensor, stages: int | None = None
+    ) -> tuple[Condition, list[Tensor], list[Tensor]]:
         z, epsilon = noise.tensor_split([noise.shape[1] - self.condition_dim], dim=1)
         condition: Condition = self.conditioning(text.sentence, epsilon)
         features, layouts = [self.initial(condition.sample, z)], []
-        for stage in self.further:
+        for stage in self.further[: stages and stages - 1]:
             h, layout = stage(features[-1], text.words, text.mask)
             features.append(h)
             layouts.append(layout)
@@ -271,10 +294,17 @@ class AttnGan(System):
         stages = self.generator.further
         self.refinement = LayoutRefinement(settings.layout, settings.generator_width, len(stages))
         self.lays_out = len(self.refinement.encoders) > 0
+        if not 0 <= settings.early_stages < len(self.sizes):
+            raise GanvasError(
+                f"settings.early_stages: should be at least 0 and below {len(self.sizes)}, the number of"
+                f" images that are drawn, not {settings.early_stages}"
+            )
+        self.trained = StagesTrained(len(self.sizes)) if settings.early_stages else None
 
     def generate(self, text: Text, noise: Tensor) -> list[Tensor]:
-        """An image of each size for every caption; in the DCGAN form one."""
-        return cast(Generated, self.generator(self._scaled(text), noise)).images
+        """An image of each size for every caption, of those that are trained yet; in the DCGAN form one."""
+        num = int(self.trained.count) if self.trained else None
+        return cast(Generated, self.generator(self._scaled(text), noise, num)).images
 
     def attention(self, text: Text, noise: Tensor) -> list[Tensor]:
         """For each attentional stage, at the size of the image before it."""
@@ -292,36 +322,44 @@ class AttnGan(System):
         return self.settings.damsm.facts()
 
     def phases(self) -> Sequence[Phase]:
-        """DAMSM with the text encoder, then the GAN on both, frozen."""
-        s = self.settings
-        generating = [self.generator, *([self.refinement] if self.lays_out else [])]
+        """DAMSM with the text encoder, the first stages where they are trained first, then all, on frozen
+        encoders.
+        """
+        early = self.settings.early_stages
+        return [*self.damsm.phases(), *([self._phase("early", early)] if early else []), self._phase("gan")]
+
+    def _phase(self, name: str, stages: int | None = None) -> Phase:
+        """Training of the first ``stages`` and their discriminators, or of everything."""
+        s, sizes = self.settings, self.sizes[:stages]
+        drawing = [self.generator, *([self.refinement] if self.lays_out else [])]
         discriminator = Turn(
             name="discriminator",
-            modules=[self.discriminators],
+            modules=[self.discriminators] if stages is None else list(self.discriminators[:stages]),
             loss=self.discriminator_loss,
             adam=Adam(learning_rate=s.discriminator_learning_rate or s.learning_rate),
         )
         generator = Turn(
             name="generator",
-            modules=generating,
+            modules=drawing if stages is None else self.generator.of_stages(stages),
             loss=self.generator_loss,
             adam=Adam(learning_rate=s.learning_rate),
         )
-        gan = Phase(
-            name="gan",
+        return Phase(
+            name=name,
             turns=[discriminator, generator],
-            draw=self.draw,
+            draw=partial(self.draw, stages=stages),
             words=True,
-            smaller=self.sizes[:-1],
-            averaged=generating,
+            image_size=sizes[-1],
+            smaller=sizes[:-1],
+            averaged=drawing,
+            start=partial(self.trained.set, len(sizes)) if self.trained else None,
         )
-        return [*self.damsm.phases(), gan]
 
-    def draw(self, batch: Batch) -> Generated:
+    def draw(self, batch: Batch, stages: int | None = None) -> Generated:
         """One pass of the generator, for both networks."""
         assert batch.text is not None
         text = self._scaled(batch.text)
-        return cast(Generated, self.generator(text, self.draw_noise(text.sentence)))
+        return cast(Generated, self.generator(text, self.draw_noise(text.sentence), stages))
 
     def discriminator_loss(self, batch: Batch, draw: Generated) -> Losses:
         """Equations 4 and 5 with the mismatched pair; real and wrong terms are each averaged, as in the
@@ -348,7 +386,8 @@ class AttnGan(System):
 
     def generator_loss(self, batch: Batch, draw: Generated) -> Losses:
         """Equation 3: every discriminator's word, DAMSM on the largest image, and the divergence; and, where
-        they are on, the losses of layout refinement.
+        they are on, the losses of layout refinement. While the first stages are trained alone, there is
+        neither DAMSM nor refinement, which need all.
         """
         assert batch.text is not None
         s, sentence = self.settings, self._sentence(batch.text)
@@ -359,11 +398,12 @@ class AttnGan(System):
             if d.unconditional is not None:
                 terms[f"uncond_{size}"] = real_loss(d.judge_alone(features))
         total = s.adversarial_weight * torch.stack(list(terms.values())).sum()
-        if s.damsm_weight > 0:
+        whole = len(draw.images) == len(self.sizes)
+        if s.damsm_weight > 0 and whole:
             matching = self.damsm.loss(draw.images[-1], batch.text, batch.labels)
             terms |= {f"damsm_{name}": value for name, value in matching.terms.items()}
             total = total + s.damsm_weight * matching.total
-        if self.lays_out:
+        if self.lays_out and whole:
             images, text = [*batch.smaller, batch.images], self._scaled(batch.text)
             refined = self.refinement.loss(self.generator, draw, images, text)
             terms, total = {**terms, **refined.terms}, total + refined.total
@@ -380,9 +420,10 @@ class AttnGan(System):
     def _scales(
         self, batch: Batch, draw: Generated
     ) -> list[tuple[int, StackedDiscriminator, Tensor, Tensor]]:
-        """Size, discriminator, real and generated images of every scale."""
-        judges = [cast(StackedDiscriminator, d) for d in self.discriminators]
-        return list(zip(self.sizes, judges, [*batch.smaller, batch.images], draw.images, strict=True))
+        """Size, discriminator, real and generated images of every scale that was drawn."""
+        num = len(draw.images)
+        judges = [cast(StackedDiscriminator, d) for d in self.discriminators[:num]]
+        return list(zip(self.sizes[:num], judges, [*batch.smaller, batch.images], draw.images, strict=True))
 
     def _mismatched(self, batch: Batch) -> Tensor | None:
         """The sentences ``(B, D)`` of the mismatched pairs; a batch of one has no neighbours."""

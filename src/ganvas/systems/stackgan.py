@@ -24,10 +24,11 @@ from functools import partial
 from typing import cast
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ganvas.errors import GanvasError
 from ganvas.layers.conditioning import ConditioningAugmentation, kl_loss, truncated_normal
+from ganvas.layers.stages_trained import StagesTrained
 from ganvas.losses.adversarial import fake_loss, real_loss
 from ganvas.systems.base import Adam, Batch, Losses, Phase, System, Turn
 from ganvas.systems.joint_embedding import JointEmbedding
@@ -35,20 +36,6 @@ from ganvas.systems.stackgan_networks import Discriminator, Drawn, StackGanSetti
 from ganvas.text.encoder import Text, TextEncoder
 
 _OFFICIAL_STAGE1 = 64
-
-
-class StagesTrained(nn.Module):
-    """How many stages a model draws with; saved with its weights."""
-
-    count: Tensor
-
-    def __init__(self, stages: int) -> None:
-        super().__init__()
-        self.register_buffer("count", torch.tensor(stages))
-
-    def set(self, stages: int) -> None:
-        """From now on so many."""
-        self.count.fill_(stages)
 
 
 class StackGan(System):
