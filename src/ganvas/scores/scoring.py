@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import platform
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -166,10 +165,12 @@ def _target(
 def _about(target: Target, store: Store, seconds: float) -> dict[str, Any]:
     import torch
 
+    from ganvas.training.device import machine_of
+
     facts: dict[str, Any] = {
         "ganvas": __version__,
         "torch": torch.__version__,
-        "machine": f"{platform.system()} {platform.machine()}, {torch.get_num_threads()} threads",
+        "machine": machine_of(target.model.device if target.model else torch.device("cpu")),
         "date": datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M UTC"),
         "seconds": round(seconds, 1),
         "data": {"name": store.info.name, "size": store.info.size, "fingerprint": store.info.fingerprint},

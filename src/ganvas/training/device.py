@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import platform
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, cast
@@ -60,6 +61,24 @@ def choose_precision(name: str, device: torch.device) -> str:
     if name != "auto":
         return name
     return "bfloat16" if fast_in_bfloat16(device) else "float32"
+
+
+def machine_of(device: torch.device, num: int = 1) -> str:
+    """A machine in words, ``Linux x86_64, 2 threads`` or ``Linux x86_64, 2 x NVIDIA H200``.
+
+    Args:
+        device: what computes.
+        num: processes of a training, each with a device of its own.
+    """
+    times = f"{num} x " if num > 1 else ""
+    if device.type == "cuda":
+        used = f"{times}{torch.cuda.get_device_name(device)}"
+    elif device.type == "cpu":
+        threads = torch.get_num_threads()
+        used = f"{times}{threads} thread{'s' * (threads > 1)}"
+    else:
+        used = f"{times}{device.type}"
+    return f"{platform.system()} {platform.machine()}, {used}"
 
 
 def make_fabric(training: TrainingSettings) -> Fabric:

@@ -19,6 +19,7 @@ from ganvas.errors import GanvasError
 from ganvas.recipe import Recipe, resolve
 from ganvas.strict_yaml import read_yaml
 from ganvas.training.checkpoint import in_words, list_checkpoints, write_atomically
+from ganvas.training.device import choose_device, machine_of
 from ganvas.training.feeding import Data, open_stream, training_captions
 
 
@@ -65,7 +66,7 @@ def open_run(folder: Path, recipe: Recipe, store: Data) -> Run:
         "ganvas": __version__,
         "torch": torch.__version__,
         "python": platform.python_version(),
-        "machine": f"{platform.system()} {platform.machine()}, {torch.get_num_threads()} threads",
+        "machine": machine_of(choose_device(recipe.training.device), recipe.training.num_devices),
         "seed": recipe.training.seed,
         "data": {"name": store.info.name, "size": store.info.size, "fingerprint": store.info.fingerprint},
     }
