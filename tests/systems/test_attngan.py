@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from small_attngan import CAPTIONS, batch_of, small_attngan
 from torch import Tensor, nn
 
 from ganvas.building import build_system
@@ -18,51 +19,14 @@ from ganvas.layers.stacked_discriminator import ConditionalHead, StackedDiscrimi
 from ganvas.losses.adversarial import real_loss
 from ganvas.recipe import list_recipes, load_recipe
 from ganvas.systems.attngan import AttnGan, AttnGanSettings, Generator, stage_sizes
-from ganvas.systems.base import Batch, Losses
+from ganvas.systems.base import Losses
 from ganvas.systems.damsm import DamsmSettings
-from ganvas.text import build
-from ganvas.text.settings import BiLstmSettings
 
-CAPTIONS = ["a red bird with a long blue tail", "bird", "a small green bird", "two birds"]
 COCO: dict[str, Any] = {"generator_width": 48, "discriminator_width": 96, "residual_blocks": 3}
 
 
 def count(module: nn.Module) -> int:
     return sum(p.numel() for p in module.parameters())
-
-
-def small(image_size: int = 32, **changes: Any) -> AttnGan:
-    torch.manual_seed(0)
-    encoder = build(BiLstmSettings(features=8, embedding=4, num_words=6), CAPTIONS, None)
-    settings = AttnGanSettings(
-        **{
-            "stages": 2,
-            "generator_width": 4,
-            "discriminator_width": 4,
-            "residual_blocks": 1,
-            "noise_dim": 5,
-            "condition_dim": 3,
-            "damsm": DamsmSettings(image_encoder="scratch", width=4, regions=4),
-            **changes,
-        }
-    )
-    return AttnGan(settings, encoder, image_size)
-
-
-def batch_of(system: AttnGan, size: int = 4) -> Batch:
-    torch.manual_seed(1)
-    captions = (CAPTIONS * 2)[:size]
-    images = [torch.randn(size, 3, side, side).tanh() for side in system.sizes]
-    with torch.no_grad():
-        text, wrong = system.embed(captions), system.embed(captions[::-1])
-    return Batch(
-        images=images[-1],
-        smaller=images[:-1],
-        tokens=system.text_encoder.tokenize(captions),
-        text=text,
-        wrong_text=wrong,
-        labels=torch.arange(size),
-    )
 
 
 @pytest.mark.parametrize(
@@ -136,7 +100,7 @@ def test_an_impossible_number_of_stages_is_one_line(stages: int) -> None:
 
 
 def test_every_stage_draws_an_image_and_its_features_have_one_width() -> None:
-    system = small(image_size=64, stages=3).eval()
+    system = small_attngan(image_size=64, stages=3).eval()
     with torch.no_grad():
         text, noise = system.embed(CAPTIONS), torch.randn(4, system.noise_dim)
         images = system.generate(text, noise)
@@ -146,7 +110,7 @@ def test_every_stage_draws_an_image_and_its_features_have_one_width() -> None:
 
 
 def test_zero_epsilon_conditions_on_the_mean_and_other_epsilon_does_not() -> None:
-    system = small().eval()
+    system = small_attngan().eval()
     assert system.noise_dim == 5 + 3
     noise = torch.randn(4, 8)
     noise[:, 5:] = 0
@@ -162,7 +126,7 @@ def test_zero_epsilon_conditions_on_the_mean_and_other_epsilon_does_not() -> Non
 
 
 def test_attention_maps_have_the_side_of_the_stage_before_and_sum_to_one_over_real_words() -> None:
-    system = small(image_size=64, stages=3).eval()
+    system = small_attngan(image_size=64, stages=3).eval()
     assert system.attends
     with torch.no_grad():
         text = system.embed(CAPTIONS)
@@ -183,17 +147,17 @@ def alone_and_together(system: AttnGan) -> tuple[Tensor, Tensor]:
 
 
 def test_an_image_does_not_depend_on_the_other_captions_of_its_batch() -> None:
-    alone, together = alone_and_together(small().eval())
+    alone, together = alone_and_together(small_attngan().eval())
     assert torch.allclose(alone, together, atol=1e-5)
 
 
 def test_with_the_official_mask_it_does() -> None:
-    alone, together = alone_and_together(small(mask_compat=True).eval())
+    alone, together = alone_and_together(small_attngan(mask_compat=True).eval())
     assert not torch.allclose(alone, together, atol=1e-3)
 
 
 def test_words_beyond_the_limit_are_not_read() -> None:
-    system = small().eval()
+    system = small_attngan().eval()
     long = "a red bird with a long " + "tail " * 50
     with torch.no_grad():
         noise = torch.randn(1, system.noise_dim)
@@ -222,7 +186,7 @@ def judging(system: AttnGan, monkeypatch: pytest.MonkeyPatch, logit: float = 0.0
 def test_discriminators_that_know_nothing_have_a_loss_of_two_log_two_each(
     changes: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    system = small(**changes)
+    system = small_attngan(**changes)
     judging(system, monkeypatch)
     batch = batch_of(system)
     losses = system.discriminator_loss(batch, system.draw(batch))
@@ -230,7 +194,7 @@ def test_discriminators_that_know_nothing_have_a_loss_of_two_log_two_each(
 
 
 def test_real_terms_weigh_a_half_and_wrong_ones_a_third(monkeypatch: pytest.MonkeyPatch) -> None:
-    system = small(stages=1)
+    system = small_attngan(stages=1)
     judging(system, monkeypatch, logit=1.0)
     batch = batch_of(system)
     losses = system.discriminator_loss(batch, system.draw(batch))
@@ -242,7 +206,7 @@ def test_real_terms_weigh_a_half_and_wrong_ones_a_third(monkeypatch: pytest.Monk
 
 
 def test_real_labels_may_be_smoothed(monkeypatch: pytest.MonkeyPatch) -> None:
-    system = small(stages=1, real_label=0.9)
+    system = small_attngan(stages=1, real_label=0.9)
     judging(system, monkeypatch, logit=2.0)
     batch = batch_of(system)
     terms = system.discriminator_loss(batch, system.draw(batch)).terms
@@ -255,7 +219,7 @@ def test_mismatched_pairs_are_the_next_caption_of_the_batch_or_the_drawn_one(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     for mismatched in ("neighbour", "drawn"):
-        system = small(stages=1, mismatched=mismatched)
+        system = small_attngan(stages=1, mismatched=mismatched)
         shown = judging(system, monkeypatch)
         batch = batch_of(system)
         assert batch.text is not None and batch.wrong_text is not None
@@ -269,7 +233,7 @@ def test_mismatched_pairs_are_the_next_caption_of_the_batch_or_the_drawn_one(
 def test_the_generator_hears_every_discriminator_and_damsm_on_the_largest_image(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    system = small(damsm_weight=7.0, kl_weight=3.0).eval()
+    system = small_attngan(damsm_weight=7.0, kl_weight=3.0).eval()
     batch = batch_of(system)
     assert batch.text is not None
     draw = system.draw(batch)
@@ -297,14 +261,14 @@ def test_the_generator_hears_every_discriminator_and_damsm_on_the_largest_image(
 
 
 def test_without_weight_damsm_is_not_asked(monkeypatch: pytest.MonkeyPatch) -> None:
-    system = small(damsm_weight=0.0)
+    system = small_attngan(damsm_weight=0.0)
     monkeypatch.setattr(system.damsm, "loss", None)
     batch = batch_of(system)
     assert system.generator_loss(batch, system.draw(batch)).total.isfinite()
 
 
 def test_reconstruction_is_the_mean_difference_from_the_real_image_at_every_stage() -> None:
-    system = small(reconstruction_weight=3.0)
+    system = small_attngan(reconstruction_weight=3.0)
     batch = batch_of(system)
     draw = system.draw(batch)
     found = system.generator_loss(batch, draw)
@@ -314,7 +278,7 @@ def test_reconstruction_is_the_mean_difference_from_the_real_image_at_every_stag
     ]
     for size, value in zip(system.sizes, missed, strict=True):
         torch.testing.assert_close(found.terms[f"reconstruction_{size}"], value)
-    plain = small()
+    plain = small_attngan()
     plain.load_state_dict(system.state_dict())
     without = plain.generator_loss(batch, draw)
     assert not any(name.startswith("reconstruction") for name in without.terms)
@@ -323,7 +287,7 @@ def test_reconstruction_is_the_mean_difference_from_the_real_image_at_every_stag
 
 def test_damsm_moves_the_generator_through_words() -> None:
     """With discriminators that are silent, some steps on one batch lower DAMSM's loss."""
-    system = small(stages=1, image_size=16, damsm_weight=1.0, kl_weight=0.0)
+    system = small_attngan(stages=1, image_size=16, damsm_weight=1.0, kl_weight=0.0)
     system.requires_grad_(False).eval()
     system.generator.train().requires_grad_(True)
     batch = batch_of(system)
@@ -342,7 +306,7 @@ def test_damsm_moves_the_generator_through_words() -> None:
 
 
 def test_the_dcgan_form_has_one_image_one_discriminator_and_no_residual_blocks() -> None:
-    system = small(image_size=64, stages=3, form="dcgan", residual_blocks=2)
+    system = small_attngan(image_size=64, stages=3, form="dcgan", residual_blocks=2)
     assert system.sizes == [64] and len(system.discriminators) == 1
     assert not any(type(m).__name__ == "ResidualBlock" for m in system.generator.modules())
     batch = batch_of(system)
@@ -355,7 +319,7 @@ def test_the_dcgan_form_has_one_image_one_discriminator_and_no_residual_blocks()
 
 
 def test_damsm_comes_first_and_the_gan_asks_for_words_and_smaller_images() -> None:
-    system = small(image_size=64, stages=3)
+    system = small_attngan(image_size=64, stages=3)
     damsm, gan = system.phases()
     assert (damsm.name, gan.name) == ("damsm", "gan")
     assert gan.words and not gan.trains_text and list(gan.smaller) == [16, 32]
@@ -369,7 +333,7 @@ def test_damsm_comes_first_and_the_gan_asks_for_words_and_smaller_images() -> No
 @pytest.mark.parametrize("size", [1, 2, 4])
 @pytest.mark.parametrize("one_class", [False, True], ids=["many classes", "one class"])
 def test_losses_are_finite_for_any_batch(size: int, one_class: bool, bfloat16: bool) -> None:
-    system = small()
+    system = small_attngan()
     if size == 1:
         system.eval()  # one row has no variance to be normalised by
     batch = batch_of(system, size)
@@ -386,7 +350,7 @@ def test_losses_are_finite_for_any_batch(size: int, one_class: bool, bfloat16: b
 
 
 def test_a_batch_of_one_has_no_mismatched_pair() -> None:
-    system = small().eval()
+    system = small_attngan().eval()
     batch = batch_of(system, 1)
     terms = system.discriminator_loss(batch, system.draw(batch)).terms
     assert set(terms) == {
@@ -404,5 +368,5 @@ def test_a_batch_of_one_has_no_mismatched_pair() -> None:
 )
 def test_the_model_card_says_what_damsm_started_from(settings: dict[str, Any], words: str) -> None:
     with torch.device("meta"):
-        (fact,) = small(damsm=DamsmSettings(**settings)).facts()
+        (fact,) = small_attngan(damsm=DamsmSettings(**settings)).facts()
     assert fact.startswith("DAMSM's image encoder: ") and words in fact

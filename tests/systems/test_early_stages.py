@@ -7,44 +7,19 @@ from typing import Any
 
 import pytest
 import torch
+from small_attngan import CAPTIONS, batch_of, small_attngan
 from torch import Tensor, nn
 
 import ganvas
 from ganvas.data.store import Store
 from ganvas.errors import GanvasError
 from ganvas.recipe import load_recipe
-from ganvas.systems.attngan import AttnGan, AttnGanSettings, InitialStage
-from ganvas.systems.base import Batch
-from ganvas.systems.damsm import DamsmSettings
-from ganvas.text import build
-from ganvas.text.settings import BiLstmSettings
+from ganvas.systems.attngan import AttnGan, InitialStage
 from ganvas.training.loop import train
 
-CAPTIONS = ["a red bird with a long blue tail", "bird", "a small green bird", "two birds"]
 
-
-def small(image_size: int = 32, **changes: Any) -> AttnGan:
-    torch.manual_seed(0)
-    encoder = build(BiLstmSettings(features=8, embedding=4, num_words=6), CAPTIONS, None)
-    settings: dict[str, Any] = {
-        "stages": 3,
-        "early_stages": 2,
-        "generator_width": 4,
-        "discriminator_width": 4,
-        "residual_blocks": 1,
-        "noise_dim": 5,
-        "condition_dim": 3,
-        "damsm": DamsmSettings(image_encoder="scratch", width=4, regions=4),
-    }
-    return AttnGan(AttnGanSettings(**{**settings, **changes}), encoder, image_size)
-
-
-def batch_of(system: AttnGan, sizes: list[int]) -> Batch:
-    torch.manual_seed(1)
-    images = [torch.randn(4, 3, side, side).tanh() for side in sizes]
-    with torch.no_grad():
-        text = system.embed(CAPTIONS)
-    return Batch(images=images[-1], smaller=images[:-1], text=text, wrong_text=text, labels=torch.arange(4))
+def small(**changes: Any) -> AttnGan:
+    return small_attngan(**{"stages": 3, "early_stages": 2, **changes})
 
 
 def weights(module: nn.Module) -> dict[str, Tensor]:
@@ -75,7 +50,7 @@ def test_the_early_phase_trains_the_first_stages_and_nothing_of_the_last() -> No
 def test_early_losses_know_no_damsm_and_only_the_images_that_are_drawn() -> None:
     system = small(reconstruction_weight=1.0)
     early = system.phases()[1]
-    batch = batch_of(system, [8, 16])
+    batch = batch_of(system, sizes=[8, 16])
     draw = early.draw(batch)
     assert [tuple(image.shape[2:]) for image in draw.images] == [(8, 8), (16, 16)]
     discriminator, generator = (turn.loss(batch, draw) for turn in early.turns)
