@@ -8,13 +8,12 @@ there and read when a row of the log is due.
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from lightning_fabric import Fabric
 from torch import Tensor
@@ -22,7 +21,7 @@ from torch import Tensor
 from ganvas.building import build_system
 from ganvas.data.feed import Feed
 from ganvas.data.stream import StreamFeed
-from ganvas.errors import GanvasError, RunStopped, did_you_mean
+from ganvas.errors import GanvasError, RunStopped
 from ganvas.model_folder import save_model
 from ganvas.progress import Report, progress
 from ganvas.recipe import Recipe
@@ -52,6 +51,7 @@ from ganvas.training.labels import with_labels
 from ganvas.training.log import Log, read_log, seconds_of, short_note
 from ganvas.training.run import Run, open_run, text_material
 from ganvas.training.samples import write_samples
+from ganvas.training.steps import check_budgets, is_due, make_adam, seed_of
 from ganvas.training.stop import Interrupted, stop_signal
 
 
@@ -96,7 +96,7 @@ def train(recipe: Recipe, store: Data, folder: Path) -> Run:
         system.to(memory_format=torch.channels_last)
     system.requires_grad_(False)
     phases = system.phases()
-    _check_budgets(recipe, phases)
+    check_budgets(recipe, phases)
     budgets = recipe.training.images
     due = {n: p for n, p in enumerate(phases) if budgets.get(p.name, 0) and not is_taken_over(p, recipe)}
     check_captions(store, due.values())
@@ -127,7 +127,7 @@ class PhaseRun:
         self.training = job.recipe.training
         self.batch_size = self.training.batch_sizes.get(phase.name, self.training.batch_size)
         self.steps = -(-self.training.images[phase.name] // self.batch_size)
-        self.optimizers = {turn.name: _make_adam(turn) for turn in phase.turns}
+        self.optimizers = {turn.name: make_adam(turn) for turn in phase.turns}
         self.average = Average(job.system, phase.averaged, self.training.ema_half_life)
         self.draw, self.losses = phase.draw, {turn.name: turn.loss for turn in phase.turns}
         if self.training.compile:
@@ -206,7 +206,7 @@ class PhaseRun:
     def _step(self, step: int, batch: Batch) -> dict[str, Tensor]:
         """One training step: what all turns share, then each turn's update."""
         fabric = self.job.fabric
-        torch.manual_seed(_seed(self.training.seed, self.number, step, fabric.global_rank))
+        torch.manual_seed(seed_of(self.training.seed, self.number, step, fabric.global_rank))
         terms: dict[str, Tensor] = {}
         turns = [turn for turn in self.phase.turns if step % turn.every == 0]
         with self._training(turns), fabric.autocast():
@@ -227,7 +227,7 @@ class PhaseRun:
         optimizer, adam = self.optimizers[turn.name], turn.adam
         for group in optimizer.param_groups:
             group["lr"] = adam.rate(images)
-        if adam.forgets and _due(images // self.batch_size, self.batch_size, adam.decay_every):
+        if adam.forgets and is_due(images // self.batch_size, self.batch_size, adam.decay_every):
             optimizer.state.clear()
         if self.job.fabric.world_size > 1:
             average_gradients(self.job.fabric, optimizer)
@@ -270,7 +270,7 @@ class PhaseRun:
         if log and self._sample_due(step):
             log.check()
             self._draw_samples(step)
-        if log and (last or stop or _due(step, self.batch_size, self.training.save_every)):
+        if log and (last or stop or is_due(step, self.batch_size, self.training.save_every)):
             self._save(step, log)
         if stop and not last:
             wait_for_all(self.job.fabric)
@@ -303,11 +303,11 @@ class PhaseRun:
         if not every or not self.phase.generates:
             return False
         early = step * self.batch_size < every and any(
-            _due(step, self.batch_size, every // part) and (step * self.batch_size) // (every // part) == 1
+            is_due(step, self.batch_size, every // part) and (step * self.batch_size) // (every // part) == 1
             for part in (2, 4, 8)
             if every >= part
         )
-        return early or step == self.steps or _due(step, self.batch_size, every)
+        return early or step == self.steps or is_due(step, self.batch_size, every)
 
     def _save(self, step: int, log: Log) -> None:
         """Write a checkpoint and the model as it is now."""
@@ -378,40 +378,3 @@ def _settle_earlier(job: Job, number: int, average: dict[str, Tensor]) -> None:
 def _finish(phase: Phase, data: Data) -> None:
     if phase.finish:
         phase.finish(training_captions(data))
-
-
-def _check_budgets(recipe: Recipe, phases: Sequence[Phase]) -> None:
-    """Budgets name phases of this system, and are not negative."""
-    known = [phase.name for phase in phases]
-    training = recipe.training
-    numbers: dict[str, Mapping[str, float]] = {
-        "images": training.images,
-        "seconds": training.seconds,
-        "batch_sizes": training.batch_sizes,
-    }
-    for key, by_phase in numbers.items():
-        for name, value in by_phase.items():
-            if name not in known and value != 0:
-                encoder = f" with text encoder {recipe.text.encoder}" if recipe.text else ""
-                raise GanvasError(
-                    f"training.{key}: system {recipe.system}{encoder} has no phase '{name}';"
-                    f" {did_you_mean(name, known)}"
-                )
-            if value < 0:
-                raise GanvasError(f"training.{key}.{name}: should be at least 0, not {value}")
-
-
-def _make_adam(turn: Turn) -> torch.optim.Adam:
-    parameters = [p for module in turn.modules for p in module.parameters()]
-    fused = parameters[0].device.type in ("cpu", "cuda")
-    return torch.optim.Adam(parameters, lr=turn.adam.learning_rate, betas=turn.adam.betas, fused=fused)
-
-
-def _seed(*parts: int) -> int:
-    """One random seed from several numbers."""
-    return int(np.random.SeedSequence(parts).generate_state(1, np.uint64)[0] >> np.uint64(1))
-
-
-def _due(step: int, batch_size: int, every: int) -> bool:
-    """Whether a multiple of ``every`` images was reached in this step."""
-    return every > 0 and (step * batch_size) // every > ((step - 1) * batch_size) // every
