@@ -117,6 +117,8 @@ def reduced(name: str) -> list[str]:
     """The overrides that make a recipe that ships small; skipped where its text encoder is not here."""
     recipe = load_recipe(name)
     overrides = REDUCED[recipe.system]
+    if getattr(recipe.settings, "early_stages", 0):
+        overrides = [*overrides, "settings.early_stages=1"]  # of two
     if recipe.text is None:
         return overrides
     if recipe.text.encoder != "transformer":

@@ -118,6 +118,14 @@ def wait_for_all(fabric: Fabric) -> None:
         fabric.barrier()
 
 
+def leave_ranks(fabric: Fabric) -> None:
+    """End the connection to the other processes, once all of them are done. A process that ends with it open
+    may die in its last moment, with a message that helps nobody.
+    """
+    if fabric.world_size > 1 and torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
+
+
 def mean_over_ranks(fabric: Fabric, values: Tensor) -> Tensor:
     """The mean of a tensor over all processes of the run, on each of them."""
     with _while_all_live():

@@ -39,6 +39,7 @@ from ganvas.training.checkpoint import (
 from ganvas.training.clock import Clock
 from ganvas.training.device import (
     average_gradients,
+    leave_ranks,
     make_fabric,
     mean_over_ranks,
     out_of_memory,
@@ -116,6 +117,7 @@ def train(recipe: Recipe, store: Data, folder: Path) -> Run:
         save_model(system, recipe, run.model, job.trained)
         if not steps:
             print(f"{folder}: is trained already; larger training.images would go on", file=sys.stderr)
+    leave_ranks(fabric)
     return run
 
 
@@ -274,6 +276,7 @@ class PhaseRun:
             self._save(step, log)
         if stop and not last:
             wait_for_all(self.job.fabric)
+            leave_ranks(self.job.fabric)
             raise Interrupted(
                 f"stopped at phase {self.phase.name}, step {step}, everything saved;"
                 " the same command goes on from here"
